@@ -1,0 +1,160 @@
+//! The only reader of time.
+//!
+//! A [`Clock`] never goes back: it answers the largest of the wall clock, everything it answered before, and the
+//! largest time that the store remembers ([`Clock::raise_to`]). So a wall clock that is set back revives no
+//! session, and the order of sign-ins stays. `sessiond dev` and the tests move it forward ([`Clock::advance`]);
+//! a manual clock moves only so.
+
+use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+/// A moment, in milliseconds since the Unix epoch (UTC).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// The moment `millis` milliseconds after the Unix epoch.
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub const fn as_millis(self) -> i64 {
+        self.0
+    }
+
+    /// This moment moved by `millis`, which may be negative; it stops at the ends of the range.
+    pub const fn plus_millis(self, millis: i64) -> Self {
+        Self(self.0.saturating_add(millis))
+    }
+
+    /// Milliseconds from `earlier` to this moment; negative if `earlier` is later.
+    pub const fn millis_since(self, earlier: Self) -> i64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// Reads RFC 3339 text; a fraction finer than a millisecond is cut.
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        DateTime::parse_from_rfc3339(text)
+            .ok()
+            .map(|moment| Self(moment.timestamp_millis()))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// RFC 3339 in UTC with milliseconds, `2026-11-20T21:50:00.000Z`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let moment: DateTime<Utc> =
+            DateTime::from_timestamp_millis(self.0).unwrap_or(DateTime::<Utc>::MAX_UTC);
+        f.write_str(&moment.to_rfc3339_opts(SecondsFormat::Millis, true))
+    }
+}
+
+/// Tells the time; shared by everything that asks for it.
+#[derive(Debug)]
+pub struct Clock {
+    source: Source,
+    /// Added to the source's time; moved by [`Clock::advance`].
+    offset_millis: AtomicI64,
+    /// The largest time told or raised to.
+    high_water: AtomicI64,
+}
+
+#[derive(Debug)]
+enum Source {
+    System,
+    Manual(Timestamp),
+}
+
+impl Clock {
+    /// The wall clock.
+    pub fn system() -> Self {
+        Self::new(Source::System)
+    }
+
+    /// A clock that stands at `start` until it is advanced.
+    pub fn manual(start: Timestamp) -> Self {
+        Self::new(Source::Manual(start))
+    }
+
+    fn new(source: Source) -> Self {
+        Self {
+            source,
+            offset_millis: AtomicI64::new(0),
+            high_water: AtomicI64::new(i64::MIN),
+        }
+    }
+
+    /// The present moment; never earlier than any answer before.
+    pub fn now(&self) -> Timestamp {
+        let read = self.unbounded();
+        // Most calls fall into a millisecond that was already told: then nothing is written, and no cache line moves.
+        let told = self.high_water.load(Ordering::Acquire);
+        if read <= told {
+            return Timestamp(told);
+        }
+        Timestamp(self.high_water.fetch_max(read, Ordering::AcqRel).max(read))
+    }
+
+    /// From now on the clock answers at least `floor`.
+    pub fn raise_to(&self, floor: Timestamp) {
+        self.high_water.fetch_max(floor.0, Ordering::AcqRel);
+    }
+
+    /// Moves the clock forward.
+    pub fn advance(&self, by: Duration) {
+        let millis = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        self.offset_millis.fetch_add(millis, Ordering::AcqRel);
+    }
+
+    /// Shifts the clock so that it goes on from `moment` instead of standing there until the wall clock has caught
+    /// up. For `sessiond dev`, where a person may have moved the clock by days before a restart, and whose sample
+    /// people signed in before today.
+    pub fn go_on_from(&self, moment: Timestamp) {
+        let behind = moment.0.saturating_sub(self.unbounded());
+        self.offset_millis.fetch_add(behind, Ordering::AcqRel);
+    }
+
+    /// Milliseconds by which the store's time is ahead of this clock's source; 0 or less when it is not.
+    pub fn millis_behind(&self, stored: Timestamp) -> i64 {
+        stored.0.saturating_sub(self.unbounded())
+    }
+
+    fn unbounded(&self) -> i64 {
+        let source = match self.source {
+            Source::System => Utc::now().timestamp_millis(),
+            Source::Manual(start) => start.0,
+        };
+        source.saturating_add(self.offset_millis.load(Ordering::Acquire))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clock_never_goes_back() {
+        let clock = Clock::manual(Timestamp::from_millis(1_000));
+        assert_eq!(clock.now().as_millis(), 1_000);
+        clock.raise_to(Timestamp::from_millis(5_000));
+        assert_eq!(clock.now().as_millis(), 5_000, "raised by the store");
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(clock.now().as_millis(), 5_000, "still behind what was told");
+        clock.advance(Duration::from_secs(10));
+        assert_eq!(clock.now().as_millis(), 12_000);
+        clock.go_on_from(Timestamp::from_millis(3_000));
+        assert_eq!(clock.now().as_millis(), 12_000, "a step back changes no answer");
+    }
+
+    #[test]
+    fn timestamps_are_rfc_3339_with_milliseconds() {
+        let moment = Timestamp::parse_rfc3339("2026-11-20T21:50:00.5+01:00").expect("valid");
+        assert_eq!(moment.to_string(), "2026-11-20T20:50:00.500Z");
+        assert_eq!(Timestamp::parse_rfc3339("yesterday"), None);
+        assert!(!Timestamp::from_millis(i64::MAX).to_string().is_empty());
+    }
+}

@@ -1,0 +1,72 @@
+//! One error type; a variant is what the caller can do about it.
+//!
+//! That a session does not exist, has ended, or that a token is malformed are answers
+//! (of a check), not errors.
+
+use crate::session::Ending;
+
+/// One thing wrong with one field of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldError {
+    /// The field's path, `client_hints.mobile`.
+    pub field: String,
+    /// What is wrong, in a sentence.
+    pub message: String,
+}
+
+impl FieldError {
+    /// A mistake in this field.
+    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// Why a call did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Correct the named fields and call again.
+    #[error("{} field(s) are not valid", .0.len())]
+    Invalid(Vec<FieldError>),
+    /// There is no such thing, or it is somebody else's: both look the same.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// The session is over; start another.
+    #[error("the session has ended")]
+    SessionEnded(Ending),
+    /// The user is blocked until somebody unblocks them.
+    #[error("the user is blocked")]
+    UserBlocked,
+    /// The user may have no session at all.
+    #[error("the user's limit allows no further session")]
+    SessionLimitReached,
+    /// The sign-in was verified before the user's credentials changed; let them sign in again.
+    #[error("the credentials were changed after this sign-in was verified")]
+    CredentialsChanged,
+    /// Let the person sign in again, then repeat the call.
+    #[error("a more recent sign-in is needed")]
+    ReauthenticationRequired,
+    /// Too much is waiting; call again a little later.
+    #[error("the write queue is full")]
+    Overloaded,
+    /// The store cannot do it now; nothing was changed.
+    #[error("the store failed: {0}")]
+    Store(#[source] StoreFailure),
+}
+
+/// What the store says about its failure: for the log, never for a caller.
+pub type StoreFailure = std::sync::Arc<dyn std::error::Error + Send + Sync>;
+
+impl Error {
+    /// A failure of the store.
+    pub fn store(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Store(source.into().into())
+    }
+
+    /// One wrong field.
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid(vec![FieldError::new(field, message)])
+    }
+}

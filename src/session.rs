@@ -1,0 +1,919 @@
+//! What a session is: its id and token, its device and place, its two deadlines, and how it ended.
+//!
+//! Pure rules without I/O; `now` is always an argument. A session is active while `now < expires_at`, where
+//! `expires_at` is the earlier of the idle and the absolute deadline; a passed deadline *is* an ending, whether or
+//! not anything has written it down ([`Session::ending_as_of`]).
+//!
+//! A token is `sst_` + base64url(16-byte session id ‖ 32 random bytes); an API key is `ssk_` with the same
+//! construction. Only the SHA-256 of the 32 bytes is ever stored: they are uniformly random, so no salt or slow hash
+//! is needed (OWASP Session Management Cheat Sheet: at least 64 bits of entropy; these have 256).
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+use crate::user::UserId;
+
+/// Longest user agent that is kept, in bytes; the field's longest common ones have about 400.
+pub const USER_AGENT_LEN_MAX: usize = 512;
+/// Longest name a session can be given, in characters.
+pub const NAME_CHARS_MAX: usize = 100;
+/// Longest reason of an ending, in characters.
+pub const REASON_CHARS_MAX: usize = 255;
+/// Longest application data about the identity (`auth`), in bytes of JSON.
+pub const AUTH_LEN_MAX: usize = 8 * 1024;
+/// Longest name of an app; it also names a table in the configuration.
+pub const APP_NAME_LEN_MAX: usize = 63;
+
+/// The public handle of a session: a UUIDv7, which may be shown, logged and put in URLs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(Uuid);
+
+impl SessionId {
+    /// The id with these bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The id's bytes, in the order in which ids sort.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// Reads the hyphenated text form; nothing else is an id.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != 36 {
+            return None;
+        }
+        Uuid::try_parse(text).ok().map(Self)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.as_hyphenated(), f)
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// 32 secret random bytes. They never show in `Debug` and are never stored.
+#[derive(Clone)]
+pub struct Secret([u8; 32]);
+
+impl Secret {
+    /// A fresh secret from the operating system's generator.
+    pub fn random() -> Self {
+        let mut bytes = [0; 32];
+        // Without a generator no secret can be made, and there is nothing safe to go on with.
+        getrandom::fill(&mut bytes).expect("the operating system provides random bytes");
+        Self(bytes)
+    }
+
+    /// What is stored instead of the secret.
+    pub fn hash(&self) -> SecretHash {
+        SecretHash(Sha256::digest(self.0).into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// SHA-256 of a [`Secret`]; compared in constant time only.
+#[derive(Clone, Copy)]
+pub struct SecretHash([u8; 32]);
+
+impl SecretHash {
+    /// Compared with when no session has the presented id, so that an unknown id costs what a known one does. No
+    /// secret is known whose hash this is.
+    pub const DUMMY: Self = Self([0; 32]);
+
+    /// The hash with these bytes, as read from a store.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes, for a store.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Whether both hashes are equal, in constant time.
+    pub fn matches(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl fmt::Debug for SecretHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretHash(…)")
+    }
+}
+
+/// The bearer secret of a session: its id and 32 secret bytes.
+#[derive(Debug, Clone)]
+pub struct Token {
+    id: SessionId,
+    secret: Secret,
+}
+
+impl Token {
+    /// What every token starts with.
+    pub const PREFIX: &'static str = "sst_";
+
+    /// The token of the session `id` with this secret.
+    pub const fn new(id: SessionId, secret: Secret) -> Self {
+        Self { id, secret }
+    }
+
+    /// Reads a token; anything that is not exactly one is `None`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (id, secret) = parse_credential(Self::PREFIX, text)?;
+        Some(Self {
+            id: SessionId::from_bytes(id),
+            secret,
+        })
+    }
+
+    /// The session this token is for.
+    pub const fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// The hash to compare with the stored one.
+    pub fn hash(&self) -> SecretHash {
+        self.secret.hash()
+    }
+
+    /// The text that is given to the holder, once.
+    pub fn reveal(&self) -> String {
+        reveal_credential(Self::PREFIX, self.id.as_bytes(), &self.secret)
+    }
+}
+
+/// The public handle of an API key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(Uuid);
+
+impl KeyId {
+    /// The id with these bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The id's bytes.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// Reads the hyphenated text form.
+    pub fn parse(text: &str) -> Option<Self> {
+        SessionId::parse(text).map(|id| Self(id.0))
+    }
+
+    /// A fresh id. Keys are few and made by hand, so that plain random ids do.
+    pub fn random() -> Self {
+        let Secret(bytes) = Secret::random();
+        let mut id = [0; 16];
+        id.copy_from_slice(&bytes[..16]);
+        Self(uuid::Builder::from_random_bytes(id).into_uuid())
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.as_hyphenated(), f)
+    }
+}
+
+/// A backend's secret, made like a [`Token`]; it belongs to one app.
+#[derive(Debug, Clone)]
+pub struct ApiKey {
+    id: KeyId,
+    secret: Secret,
+}
+
+impl ApiKey {
+    /// What every API key starts with.
+    pub const PREFIX: &'static str = "ssk_";
+
+    /// The key `id` with this secret.
+    pub const fn new(id: KeyId, secret: Secret) -> Self {
+        Self { id, secret }
+    }
+
+    /// Reads a key; anything that is not exactly one is `None`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (id, secret) = parse_credential(Self::PREFIX, text)?;
+        Some(Self {
+            id: KeyId::from_bytes(id),
+            secret,
+        })
+    }
+
+    /// The key's public handle.
+    pub const fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// The hash to compare with the stored one.
+    pub fn hash(&self) -> SecretHash {
+        self.secret.hash()
+    }
+
+    /// The text that is given to the holder, once.
+    pub fn reveal(&self) -> String {
+        reveal_credential(Self::PREFIX, self.id.as_bytes(), &self.secret)
+    }
+}
+
+fn parse_credential(prefix: &str, text: &str) -> Option<([u8; 16], Secret)> {
+    let encoded = text.strip_prefix(prefix)?;
+    // 64 characters are exactly 48 bytes without spare bits, so that no two texts are the same credential.
+    if encoded.len() != 64 {
+        return None;
+    }
+    let mut bytes = [0; 48];
+    URL_SAFE_NO_PAD.decode_slice(encoded, &mut bytes).ok()?;
+    let (id, secret) = bytes.split_at(16);
+    Some((id.try_into().ok()?, Secret(secret.try_into().ok()?)))
+}
+
+fn reveal_credential(prefix: &str, id: &[u8; 16], secret: &Secret) -> String {
+    let mut bytes = [0; 48];
+    bytes[..16].copy_from_slice(id);
+    bytes[16..].copy_from_slice(&secret.0);
+    let mut text = String::with_capacity(68);
+    text.push_str(prefix);
+    URL_SAFE_NO_PAD.encode_string(bytes, &mut text);
+    text
+}
+
+/// The name of an app: `default`, or one that the configuration names. Lower-case letters, digits, `-` and `_`,
+/// beginning with a letter or digit, at most [`APP_NAME_LEN_MAX`] bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AppName(Arc<str>);
+
+impl AppName {
+    /// The app that always exists.
+    pub fn default_app() -> Self {
+        Self("default".into())
+    }
+
+    /// Reads a name; `None` if it is not one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let first = text.bytes().next().is_some_and(good);
+        let rest = text.bytes().all(|b| good(b) || b == b'-' || b == b'_');
+        (first && rest && text.len() <= APP_NAME_LEN_MAX).then(|| Self(text.into()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AppName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What kind of thing a session runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceType {
+    /// A desktop or laptop computer.
+    Desktop,
+    /// A phone.
+    Phone,
+    /// A tablet.
+    Tablet,
+    /// A television or set-top box.
+    Tv,
+    /// A game console.
+    Console,
+    /// A program rather than a browser: a command-line tool, a library, an app's own client, a bot.
+    Program,
+}
+
+impl DeviceType {
+    /// All of them, with the names they have on the wire and in the store.
+    pub const NAMES: [(Self, &'static str); 6] = [
+        (Self::Desktop, "desktop"),
+        (Self::Phone, "phone"),
+        (Self::Tablet, "tablet"),
+        (Self::Tv, "tv"),
+        (Self::Console, "console"),
+        (Self::Program, "program"),
+    ];
+
+    /// The name on the wire and in the store.
+    pub fn as_str(self) -> &'static str {
+        name_of(&Self::NAMES, self)
+    }
+
+    /// The type with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        with_name(&Self::NAMES, name)
+    }
+}
+
+/// The device a session was started on, as far as it told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// The browser's or program's name, `Chrome`.
+    pub browser: Option<String>,
+    /// `145.0`.
+    pub browser_version: Option<String>,
+    /// The operating system's family, `macOS`.
+    pub os: Option<String>,
+    /// `15.1`.
+    pub os_version: Option<String>,
+    /// What kind of device.
+    pub device_type: Option<DeviceType>,
+    /// Whether the program says that it is a robot.
+    pub is_bot: bool,
+}
+
+impl Device {
+    /// The device in words: "Browser on OS", the browser alone, "Unknown browser on OS", or nothing.
+    pub fn info(&self) -> Option<String> {
+        match (self.browser.as_deref(), self.os.as_deref()) {
+            (Some(browser), Some(os)) => Some(format!("{browser} on {os}")),
+            (Some(browser), None) => Some(browser.to_owned()),
+            (None, Some(os)) => Some(format!("Unknown browser on {os}")),
+            (None, None) => None,
+        }
+    }
+}
+
+/// What a browser tells about itself in client hints (User-Agent Client Hints, W3C).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClientHints {
+    /// `Sec-CH-UA-Platform`.
+    pub platform: Option<String>,
+    /// `Sec-CH-UA-Platform-Version`.
+    pub platform_version: Option<String>,
+    /// `Sec-CH-UA-Model`.
+    pub model: Option<String>,
+    /// `Sec-CH-UA-Mobile`.
+    pub mobile: Option<bool>,
+    /// `Sec-CH-UA`: brands and their versions.
+    pub brands: Vec<(String, String)>,
+}
+
+/// Where an address is, as far as the location file knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The city's English name.
+    pub city: Option<String>,
+    /// ISO 3166-1 alpha-2.
+    pub country: String,
+}
+
+impl Place {
+    /// "City, CC", else "CC".
+    pub fn info(&self) -> String {
+        match &self.city {
+            Some(city) => format!("{city}, {}", self.country),
+            None => self.country.clone(),
+        }
+    }
+}
+
+/// Who ended a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndedBy {
+    /// The person.
+    User,
+    /// The application's backend.
+    App,
+    /// The command line.
+    Operator,
+    /// The limit of the user's tier.
+    Limit,
+    /// A deadline.
+    Timeout,
+    /// A defence of the server's own.
+    Security,
+}
+
+impl EndedBy {
+    /// All of them, with the names they have on the wire and in the store.
+    pub const NAMES: [(Self, &'static str); 6] = [
+        (Self::User, "user"),
+        (Self::App, "app"),
+        (Self::Operator, "operator"),
+        (Self::Limit, "limit"),
+        (Self::Timeout, "timeout"),
+        (Self::Security, "security"),
+    ];
+
+    /// The name on the wire and in the store.
+    pub fn as_str(self) -> &'static str {
+        name_of(&Self::NAMES, self)
+    }
+
+    /// The actor with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        with_name(&Self::NAMES, name)
+    }
+}
+
+fn name_of<T: PartialEq + Copy>(names: &[(T, &'static str)], value: T) -> &'static str {
+    names
+        .iter()
+        .find(|(known, _)| *known == value)
+        .map_or("", |(_, name)| name)
+}
+
+fn with_name<T: Copy>(names: &[(T, &'static str)], name: &str) -> Option<T> {
+    names
+        .iter()
+        .find(|(_, known)| *known == name)
+        .map(|(value, _)| *value)
+}
+
+/// Why a session ended: at most [`REASON_CHARS_MAX`] characters, no control characters, not empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason(Arc<str>);
+
+impl Reason {
+    /// The session was signed out.
+    pub const LOGOUT: &'static str = "logout";
+    /// All of a user's sessions were signed out.
+    pub const LOGOUT_ALL: &'static str = "logout_all";
+    /// The person ended another of their sessions.
+    pub const MANUAL: &'static str = "manual";
+    /// The limit was reached by a newer session.
+    pub const SESSION_LIMIT_EXCEEDED: &'static str = "session_limit_exceeded";
+    /// It was not used for the idle timeout.
+    pub const IDLE_TIMEOUT: &'static str = "idle_timeout";
+    /// The absolute timeout since the sign-in has passed.
+    pub const ABSOLUTE_TIMEOUT: &'static str = "absolute_timeout";
+    /// The user was blocked.
+    pub const USER_BLOCKED: &'static str = "user_blocked";
+    /// The user's credentials were changed; sign-ins verified before that are refused from then on.
+    pub const CREDENTIALS_CHANGED: &'static str = "credentials_changed";
+
+    /// Reads a reason; `None` if it breaks a rule.
+    pub fn parse(text: &str) -> Option<Self> {
+        is_clean_text(text, REASON_CHARS_MAX).then(|| Self(text.into()))
+    }
+
+    /// One of the constants above.
+    pub fn known(text: &'static str) -> Self {
+        Self(text.into())
+    }
+
+    /// The reason as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Whether text is 1 to `chars_max` characters long and free of control characters.
+pub fn is_clean_text(text: &str, chars_max: usize) -> bool {
+    !text.is_empty()
+        && !text.chars().any(char::is_control)
+        && text.chars().take(chars_max + 1).count() <= chars_max
+}
+
+/// How, when and by whom a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// The moment; for a deadline the deadline itself.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: Reason,
+    /// Who.
+    pub by: EndedBy,
+}
+
+/// Whether a session can be used, and if not, why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Usable.
+    Active,
+    /// Ended before a deadline.
+    Revoked,
+    /// Ended by a deadline.
+    Expired,
+}
+
+impl Status {
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// A JSON object as text, at most [`AUTH_LEN_MAX`] bytes, keys in the order in which they came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Auth(Arc<str>);
+
+impl Auth {
+    /// Keeps an object; `None` if its text is too long.
+    pub fn from_object(object: &serde_json::Map<String, serde_json::Value>) -> Option<Self> {
+        let text = serde_json::to_string(object).expect("a JSON object has a text");
+        (text.len() <= AUTH_LEN_MAX).then(|| Self(text.into()))
+    }
+
+    /// Takes text that [`Auth::as_str`] gave to a store before.
+    pub fn from_stored(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The object's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `tags` is a list that contains every one of these.
+    pub fn has_tags(&self, wanted: &[String]) -> bool {
+        #[derive(serde::Deserialize)]
+        struct Tagged {
+            #[serde(default)]
+            tags: serde_json::Value,
+        }
+        let tagged: Option<Tagged> = serde_json::from_str(&self.0).ok();
+        let Some(serde_json::Value::Array(tags)) = tagged.map(|t| t.tags) else {
+            return wanted.is_empty();
+        };
+        wanted
+            .iter()
+            .all(|tag| tags.iter().any(|have| have.as_str() == Some(tag)))
+    }
+}
+
+/// One sign-in of one person, or of nobody yet, on one device.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// The public handle.
+    pub id: SessionId,
+    /// The app it belongs to.
+    pub app: AppName,
+    /// The person; `None` for an anonymous session.
+    pub user_id: Option<UserId>,
+    /// Hash of the current token's secret.
+    pub token_hash: SecretHash,
+    /// The name the person or the app gave it.
+    pub name: Option<String>,
+    /// Whether the app trusts this device.
+    pub is_trusted: bool,
+    /// The raw user agent, at most [`USER_AGENT_LEN_MAX`] bytes.
+    pub user_agent: Option<String>,
+    /// What the user agent says.
+    pub device: Option<Device>,
+    /// Where the first address is.
+    pub place: Option<Place>,
+    /// The first address seen; it never changes.
+    pub ip_address: Option<IpAddr>,
+    /// The latest address, if it is another.
+    pub last_ip_address: Option<IpAddr>,
+    /// When the session was made.
+    pub created_at: Timestamp,
+    /// When its user last signed in with it, else when it was made: what limits and lists order by.
+    pub signed_in_at: Timestamp,
+    /// When the user's credentials were verified; `None` for an anonymous session.
+    pub authenticated_at: Option<Timestamp>,
+    /// When it was last used.
+    pub last_activity_at: Timestamp,
+    /// Longest pause between uses, in milliseconds.
+    pub idle_timeout_millis: i64,
+    /// The deadline that no use moves.
+    pub absolute_expires_at: Timestamp,
+    /// How it ended, once that is written down; see [`Session::ending_as_of`].
+    pub ending: Option<Ending>,
+    /// What the application keeps about the sign-in.
+    pub auth: Option<Auth>,
+}
+
+impl Session {
+    /// The earlier of the idle and the absolute deadline.
+    pub fn expires_at(&self) -> Timestamp {
+        expires_at(
+            self.last_activity_at,
+            self.idle_timeout_millis,
+            self.absolute_expires_at,
+        )
+    }
+
+    /// The written ending, else the one by a deadline that has passed at `now`, else `None`: it is active.
+    pub fn ending_as_of(&self, now: Timestamp) -> Option<Ending> {
+        if let Some(ending) = &self.ending {
+            return Some(ending.clone());
+        }
+        let deadline = self.expires_at();
+        if now < deadline {
+            return None;
+        }
+        let reason = if deadline < self.absolute_expires_at {
+            Reason::IDLE_TIMEOUT
+        } else {
+            Reason::ABSOLUTE_TIMEOUT
+        };
+        Some(Ending {
+            at: deadline,
+            reason: Reason::known(reason),
+            by: EndedBy::Timeout,
+        })
+    }
+
+    /// Whether the session can be used at `now`.
+    pub fn is_active(&self, now: Timestamp) -> bool {
+        self.ending.is_none() && now < self.expires_at()
+    }
+
+    /// Active, revoked or expired at `now`.
+    pub fn status(&self, now: Timestamp) -> Status {
+        match self.ending_as_of(now) {
+            None => Status::Active,
+            Some(Ending {
+                by: EndedBy::Timeout, ..
+            }) => Status::Expired,
+            Some(_) => Status::Revoked,
+        }
+    }
+
+    /// Records a use. Time only moves forward; the first address stays.
+    pub fn record_use(&mut self, at: Timestamp, address: Option<IpAddr>) {
+        self.last_activity_at = self.last_activity_at.max(at);
+        let Some(address) = address else { return };
+        match self.ip_address {
+            None => self.ip_address = Some(address),
+            Some(_) if self.is_new_address(address) => {
+                // A later return to the first address is news too: it shows as the latest one.
+                self.last_ip_address = Some(address);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Whether a use from `address` differs from what is recorded as the latest address.
+    pub fn is_new_address(&self, address: IpAddr) -> bool {
+        self.last_ip_address.or(self.ip_address) != Some(address)
+    }
+
+    /// How soon after a recorded use another one records nothing, in milliseconds: the configured interval, but
+    /// at most a tenth of the idle timeout, so that sparing a write costs no session a noticeable part of its life.
+    pub fn touch_interval_millis(&self, configured_millis: i64) -> i64 {
+        configured_millis.min(self.idle_timeout_millis / 10)
+    }
+
+    /// Roughly the memory this session takes, in bytes.
+    pub fn weight(&self) -> usize {
+        let text = |value: &Option<String>| value.as_ref().map_or(0, String::len);
+        let device = self.device.as_ref().map_or(0, |device| {
+            text(&device.browser)
+                + text(&device.browser_version)
+                + text(&device.os)
+                + text(&device.os_version)
+        });
+        size_of::<Self>()
+            + self.user_id.as_ref().map_or(0, |user| user.as_str().len())
+            + text(&self.name)
+            + text(&self.user_agent)
+            + device
+            + self
+                .place
+                .as_ref()
+                .map_or(0, |place| text(&place.city) + place.country.len())
+            + self.auth.as_ref().map_or(0, |auth| auth.as_str().len())
+    }
+}
+
+/// Uses of a session that are not written yet: the latest time, and the addresses that are news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Touch {
+    /// Which session.
+    pub id: SessionId,
+    /// The latest use.
+    pub at: Timestamp,
+    /// The first address since the last write that was not the recorded one.
+    pub first_address: Option<IpAddr>,
+    /// The latest such address, if it is yet another.
+    pub last_address: Option<IpAddr>,
+}
+
+impl Touch {
+    /// The addresses in the order in which they were seen.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.first_address.into_iter().chain(self.last_address)
+    }
+
+    /// The session as it is after these uses.
+    pub fn apply(&self, session: &mut Session) {
+        session.record_use(self.at, None);
+        self.addresses()
+            .for_each(|address| session.record_use(self.at, Some(address)));
+    }
+}
+
+/// The earlier of the idle and the absolute deadline; SQL and the cache compute the same.
+pub fn expires_at(last_activity: Timestamp, idle_timeout_millis: i64, absolute: Timestamp) -> Timestamp {
+    last_activity.plus_millis(idle_timeout_millis).min(absolute)
+}
+
+/// Cuts a user agent to what is kept and drops control characters; empty text is `None`.
+pub fn bounded_user_agent(text: &str) -> Option<String> {
+    let mut kept = String::new();
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if kept.len() + c.len_utf8() > USER_AGENT_LEN_MAX {
+            break;
+        }
+        kept.push(c);
+    }
+    (!kept.trim().is_empty()).then_some(kept)
+}
+
+/// How long the sessions of an app may live. Each timeout is in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Longest pause between uses.
+    pub idle_millis: i64,
+    /// Longest life since the last sign-in.
+    pub absolute_millis: i64,
+}
+
+impl Timeouts {
+    /// These timeouts, each shortened to what was asked for; asking for longer ones changes nothing.
+    pub fn shortened(self, idle_millis: Option<i64>, absolute_millis: Option<i64>) -> Self {
+        Self {
+            idle_millis: idle_millis.map_or(self.idle_millis, |asked| asked.min(self.idle_millis)),
+            absolute_millis: absolute_millis
+                .map_or(self.absolute_millis, |asked| asked.min(self.absolute_millis)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(idle: i64, absolute: i64) -> Session {
+        let start = Timestamp::from_millis(1_000);
+        Session {
+            id: SessionId::from_bytes([7; 16]),
+            app: AppName::default_app(),
+            user_id: None,
+            token_hash: SecretHash::DUMMY,
+            name: None,
+            is_trusted: false,
+            user_agent: None,
+            device: None,
+            place: None,
+            ip_address: None,
+            last_ip_address: None,
+            created_at: start,
+            signed_in_at: start,
+            authenticated_at: None,
+            last_activity_at: start,
+            idle_timeout_millis: idle,
+            absolute_expires_at: start.plus_millis(absolute),
+            ending: None,
+            auth: None,
+        }
+    }
+
+    #[test]
+    fn at_exactly_the_deadline_it_is_over() {
+        let session = session(500, 10_000);
+        let deadline = Timestamp::from_millis(1_500);
+        assert!(session.is_active(deadline.plus_millis(-1)));
+        assert!(!session.is_active(deadline));
+        let ending = session.ending_as_of(deadline).expect("over");
+        assert_eq!(
+            (ending.at, ending.reason.as_str(), ending.by),
+            (deadline, "idle_timeout", EndedBy::Timeout)
+        );
+        assert_eq!(session.status(deadline), Status::Expired);
+    }
+
+    #[test]
+    fn uses_move_the_idle_deadline_but_never_the_absolute_one() {
+        let mut session = session(500, 1_000);
+        session.record_use(Timestamp::from_millis(1_400), None);
+        assert_eq!(session.expires_at().as_millis(), 1_900);
+        session.record_use(Timestamp::from_millis(1_800), None);
+        assert_eq!(session.expires_at().as_millis(), 2_000);
+        let ending = session.ending_as_of(Timestamp::from_millis(2_000)).expect("over");
+        assert_eq!(ending.reason.as_str(), "absolute_timeout");
+        session.record_use(Timestamp::from_millis(1_100), None);
+        assert_eq!(
+            session.last_activity_at.as_millis(),
+            1_800,
+            "a late touch moves nothing back"
+        );
+    }
+
+    #[test]
+    fn first_address_stays_and_a_later_one_is_the_last() {
+        let (home, train): (IpAddr, IpAddr) = (
+            "192.0.2.1".parse().expect("valid"),
+            "2001:db8::1".parse().expect("valid"),
+        );
+        let mut session = session(500, 1_000);
+        session.record_use(session.created_at, Some(home));
+        assert_eq!((session.ip_address, session.last_ip_address), (Some(home), None));
+        session.record_use(session.created_at, Some(home));
+        assert_eq!(session.last_ip_address, None);
+        session.record_use(session.created_at, Some(train));
+        assert_eq!(
+            (session.ip_address, session.last_ip_address),
+            (Some(home), Some(train))
+        );
+    }
+
+    #[test]
+    fn tokens_round_trip_and_nothing_else_is_one() {
+        let token = Token::new(SessionId::from_bytes([1; 16]), Secret::random());
+        let text = token.reveal();
+        assert_eq!(text.len(), 68);
+        let read = Token::parse(&text).expect("its own text");
+        assert_eq!(read.id(), token.id());
+        assert!(read.hash().matches(&token.hash()));
+        let as_key = text.replacen("sst_", "ssk_", 1);
+        let cut = &text[..67];
+        let long = format!("{text}A");
+        let padded = format!("{cut}=");
+        let standard_alphabet = format!("{cut}+");
+        for bad in [
+            "",
+            "sst_",
+            &as_key,
+            cut,
+            &long,
+            &padded,
+            &standard_alphabet,
+            " sst_",
+        ] {
+            assert!(Token::parse(bad).is_none(), "{bad:?}");
+        }
+        assert!(ApiKey::parse(&as_key).is_some());
+        assert!(
+            !format!("{token:?}").contains(&text[40..60]),
+            "Debug shows no secret"
+        );
+    }
+
+    #[test]
+    fn only_hyphenated_ids_are_ids() {
+        let id = SessionId::from_bytes([0xab; 16]);
+        assert_eq!(SessionId::parse(&id.to_string()), Some(id));
+        for bad in [
+            "",
+            "abababababababababababababababab",
+            "{abababab-abab-abab-abab-abababababab}",
+        ] {
+            assert_eq!(SessionId::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn demanded_tags_must_all_be_there() {
+        let auth = Auth::from_stored(r#"{"tags":["staff","admin"],"roles":[1]}"#);
+        assert!(auth.has_tags(&["staff".into(), "admin".into()]));
+        assert!(!auth.has_tags(&["staff".into(), "root".into()]));
+        assert!(!Auth::from_stored(r#"{"tags":"staff"}"#).has_tags(&["staff".into()]));
+        assert!(Auth::from_stored("{}").has_tags(&[]));
+    }
+
+    #[test]
+    fn user_agents_are_bounded_at_a_character() {
+        let long = "ä".repeat(1_000);
+        let kept = bounded_user_agent(&long).expect("not empty");
+        assert_eq!(kept.len(), USER_AGENT_LEN_MAX);
+        assert_eq!(bounded_user_agent("a\r\nb\u{0}").as_deref(), Some("ab"));
+        assert_eq!(bounded_user_agent("  "), None);
+    }
+
+    #[test]
+    fn app_names_are_plain() {
+        for good in ["default", "shop-2", "a_b"] {
+            assert!(AppName::parse(good).is_some(), "{good}");
+        }
+        for bad in ["", "Shop", "-a", "a.b", "a b", &"a".repeat(64)] {
+            assert!(AppName::parse(bad).is_none(), "{bad}");
+        }
+    }
+}
