@@ -32,3 +32,5 @@ pub mod event;
 pub mod error;
 
 pub mod clock;
+
+pub mod config;

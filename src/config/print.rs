@@ -1,0 +1,111 @@
+//! The configuration in force, as a file.
+
+use std::fmt::Display;
+
+use super::read::UNLIMITED;
+use super::{AppConfig, Config, texts};
+use crate::user::SESSIONS_PER_USER_MAX;
+
+impl Config {
+    /// The configuration as a file that says the same: read back, it is equal to this one. No key is a secret today,
+    /// except that a `sign_in_url` may contain a user and password, which are left out.
+    pub fn to_toml(&self) -> String {
+        let mut text = Printer(String::new());
+        text.section("server");
+        text.key("listen", quoted(self.server.listen));
+        text.key("base_path", quoted(&self.server.base_path));
+        text.key("public_origins", list(&self.server.public_origins));
+        text.key("trusted_proxies", list(&self.server.trusted_proxies));
+        text.key("workers", self.server.workers);
+        text.key("shutdown_grace_secs", self.server.shutdown_grace_secs);
+        text.section("database");
+        text.key("path", quoted(self.database.path.display()));
+        text.key("read_pool", self.database.read_pool);
+        text.key("queue_len_max", self.database.queue_len_max);
+        text.section("cache");
+        text.key("capacity", self.cache.capacity);
+        text.key("bytes_max", self.cache.bytes_max);
+        text.section("sessions");
+        text.key("touch_interval_secs", self.sessions.touch_interval_secs);
+        text.key("flush_interval_ms", self.sessions.flush_interval_ms);
+        text.key("retention_secs", self.sessions.retention_secs);
+        text.key("default_tier", quoted(self.tiers.default_tier()));
+        text.section("tiers");
+        for (tier, limit) in self.tiers.limits() {
+            if *limit >= SESSIONS_PER_USER_MAX {
+                text.key(tier, quoted(UNLIMITED));
+            } else {
+                text.key(tier, limit);
+            }
+        }
+        text.section("location");
+        text.key("enabled", self.location.enabled);
+        text.optional_key(
+            "database",
+            self.location.database.as_ref().map(|path| quoted(path.display())),
+        );
+        text.section("ops");
+        text.key("allow", list(&self.ops.allow));
+        for (name, app) in &self.apps {
+            text.app(name.as_str(), app);
+        }
+        text.0
+    }
+}
+
+struct Printer(String);
+
+impl Printer {
+    fn section(&mut self, name: &str) {
+        let gap = if self.0.is_empty() { "" } else { "\n" };
+        self.0.push_str(&format!("{gap}[{name}]\n"));
+    }
+
+    fn key(&mut self, key: &str, value: impl Display) {
+        self.0.push_str(&format!("{key} = {value}\n"));
+    }
+
+    fn optional_key(&mut self, key: &str, value: Option<impl Display>) {
+        if let Some(value) = value {
+            self.key(key, value);
+        }
+    }
+
+    fn app(&mut self, name: &str, app: &AppConfig) {
+        self.section(&format!("apps.{name}"));
+        self.key("hosts", list(&app.hosts));
+        let sign_in_url = app.sign_in_url.as_deref().map(texts::without_userinfo);
+        self.optional_key("sign_in_url", sign_in_url.map(quoted));
+        self.key("idle_timeout_secs", app.idle_timeout_secs);
+        self.key("absolute_timeout_secs", app.absolute_timeout_secs);
+        self.key("remember_idle_timeout_secs", app.remember_idle_timeout_secs);
+        self.key(
+            "remember_absolute_timeout_secs",
+            app.remember_absolute_timeout_secs,
+        );
+        self.optional_key("reauthenticate_within_secs", app.reauthenticate_within_secs);
+        self.section(&format!("apps.{name}.cookie"));
+        self.key("profile", quoted(app.cookie.profile.as_str()));
+        self.key("name_suffix", quoted(&app.cookie.name_suffix));
+        self.optional_key("domain", app.cookie.domain.as_ref().map(quoted));
+    }
+}
+
+/// A TOML basic string.
+fn quoted(value: impl Display) -> String {
+    let mut text = String::from('"');
+    for c in value.to_string().chars() {
+        match c {
+            '"' | '\\' => text.extend(['\\', c]),
+            c if c.is_control() => text.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text.push('"');
+    text
+}
+
+fn list(values: &[impl Display]) -> String {
+    let values: Vec<String> = values.iter().map(quoted).collect();
+    format!("[{}]", values.join(", "))
+}

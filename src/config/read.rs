@@ -1,0 +1,287 @@
+//! Which keys there are, what each may be, and which of them contradict each other.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use super::CookieProfile::{Host, Loopback, Shared};
+use super::layers::{KeyPath, Layers, key_path};
+use super::{
+    AppConfig, CacheConfig, Config, CookieConfig, DatabaseConfig, LocationConfig, OpsConfig, ServerConfig,
+    SessionsConfig, texts,
+};
+use crate::session::AppName;
+use crate::user::{SESSIONS_PER_USER_MAX, Tiers};
+
+const DAY_SECS: i64 = 24 * 60 * 60;
+/// Browsers keep no cookie for longer than 400 days (RFC 6265bis), so no session can live longer.
+const TIMEOUT_SECS: RangeInclusive<i64> = 1..=400 * DAY_SECS;
+/// A tenth of the longest idle timeout, since no session waits longer.
+const TOUCH_INTERVAL_SECS: RangeInclusive<i64> = 0..=40 * DAY_SECS;
+/// Below 10 ms there would be a transaction for nearly every use; a minute of uses is the most a crash may forget.
+const FLUSH_INTERVAL_MS: RangeInclusive<i64> = 10..=60_000;
+/// Ten years, as long as any rule demands that sign-ins are kept.
+const RETENTION_SECS: RangeInclusive<i64> = 0..=3_650 * DAY_SECS;
+/// More threads than the largest machines have cores would only switch.
+const WORKERS: RangeInclusive<i64> = 0..=256;
+/// Ten minutes, the longest that service managers and orchestrators are usually told to wait.
+const SHUTDOWN_GRACE_SECS: RangeInclusive<i64> = 0..=600;
+/// Each connection has a cache of pages and three file descriptors; 64 readers saturate any disk.
+const READ_POOL: RangeInclusive<i64> = 1..=64;
+/// A million waiting changes are some gigabytes, and minutes of waiting.
+const QUEUE_LEN: RangeInclusive<i64> = 1..=1_000_000;
+/// Fifty million sessions at about 1 KB fill the memory of a large machine.
+const CACHE_CAPACITY: RangeInclusive<i64> = 1..=50_000_000;
+/// From 1 MiB, below which a cache holds next to nothing, to 1 TiB, more than one machine has.
+const CACHE_BYTES: RangeInclusive<i64> = 1024 * 1024..=1024 * 1024 * 1024 * 1024;
+/// What a user can have at all.
+const TIER_LIMIT: RangeInclusive<i64> = 0..=SESSIONS_PER_USER_MAX as i64;
+/// What stands for the most sessions that a user can have.
+pub(super) const UNLIMITED: &str = "unlimited";
+
+impl Config {
+    /// Reads every key there is.
+    pub(super) fn read(layers: &mut Layers) -> Self {
+        let mut section = layers.section(&["server"]);
+        let server = ServerConfig {
+            listen: section.text("listen", texts::LISTEN_RULE, texts::listen),
+            base_path: section.text("base_path", texts::BASE_PATH_RULE, texts::base_path),
+            public_origins: section.list("public_origins", texts::ORIGIN_RULE, texts::origin),
+            trusted_proxies: section.list("trusted_proxies", texts::NETWORK_RULE, texts::network),
+            workers: section.number("workers", WORKERS),
+            shutdown_grace_secs: section.number("shutdown_grace_secs", SHUTDOWN_GRACE_SECS),
+        };
+        let mut section = layers.section(&["database"]);
+        let database = DatabaseConfig {
+            path: section.text("path", texts::PATH_RULE, texts::path),
+            read_pool: section.number("read_pool", READ_POOL),
+            queue_len_max: section.number("queue_len_max", QUEUE_LEN),
+        };
+        let mut section = layers.section(&["cache"]);
+        let cache = CacheConfig {
+            capacity: section.number("capacity", CACHE_CAPACITY),
+            bytes_max: section.number("bytes_max", CACHE_BYTES),
+        };
+        let mut section = layers.section(&["sessions"]);
+        let sessions = SessionsConfig {
+            touch_interval_secs: section.number("touch_interval_secs", TOUCH_INTERVAL_SECS),
+            flush_interval_ms: section.number("flush_interval_ms", FLUSH_INTERVAL_MS),
+            retention_secs: section.number("retention_secs", RETENTION_SECS),
+        };
+        let tiers = read_tiers(layers);
+        let mut section = layers.section(&["location"]);
+        let location = LocationConfig {
+            enabled: section.boolean("enabled"),
+            database: section.optional_text("database", texts::PATH_RULE, texts::path),
+        };
+        let mut section = layers.section(&["ops"]);
+        let ops = OpsConfig {
+            allow: section.list("allow", texts::NETWORK_RULE, texts::network),
+        };
+        let apps = read_apps(layers);
+        check_touch_interval(layers, sessions.touch_interval_secs, &apps);
+        check_hosts(layers, &apps);
+        check_cookies(layers, &apps);
+        Self {
+            server,
+            database,
+            cache,
+            sessions,
+            tiers,
+            location,
+            ops,
+            apps,
+        }
+    }
+}
+
+fn read_tiers(layers: &mut Layers) -> Tiers {
+    let names = layers.names_in("tiers");
+    let mut limits = BTreeMap::new();
+    for (name, source) in &names {
+        if !texts::is_tier_name(name) {
+            layers.refuse_name(&["tiers", name], source, texts::TIER_NAME_RULE);
+            continue;
+        }
+        let limit = layers
+            .section(&["tiers"])
+            .number_or_word(name, TIER_LIMIT, UNLIMITED);
+        limits.insert(name.clone(), limit.unwrap_or_default());
+    }
+    let among: Vec<&str> = limits.keys().map(String::as_str).collect();
+    let rule = format!("must be a tier ({})", among.join(", "));
+    let mut section = layers.section(&["sessions"]);
+    let default_tier = section.text("default_tier", &rule, |tier| {
+        limits.contains_key(tier).then(|| tier.to_owned())
+    });
+    Tiers::new(default_tier, limits).expect("the default tier was looked up among them")
+}
+
+fn read_apps(layers: &mut Layers) -> BTreeMap<AppName, AppConfig> {
+    let mut apps = BTreeMap::new();
+    for (name, source) in &layers.names_in("apps") {
+        match AppName::parse(name) {
+            Some(app) => {
+                let config = read_app(layers, name);
+                apps.insert(app, config);
+            }
+            None => {
+                let rule = "the name of an app must be 1 to 63 lower-case letters, digits, \"-\" and \"_\", beginning \
+                            with a letter or digit";
+                layers.refuse_name(&["apps", name], source, rule);
+            }
+        }
+    }
+    apps
+}
+
+fn read_app(layers: &mut Layers, name: &str) -> AppConfig {
+    let mut section = layers.section_like(&["apps", name, "cookie"], &["apps", "default", "cookie"]);
+    let cookie = CookieConfig {
+        profile: section.text(
+            "profile",
+            "must be \"host\", \"shared\" or \"loopback\"",
+            |text| {
+                [Host, Shared, Loopback]
+                    .into_iter()
+                    .find(|profile| profile.as_str() == text)
+            },
+        ),
+        name_suffix: section.text("name_suffix", texts::SUFFIX_RULE, texts::name_suffix),
+        domain: section.optional_text("domain", texts::DOMAIN_RULE, texts::domain),
+    };
+    let mut section = layers.section_like(&["apps", name], &["apps", "default"]);
+    let app = AppConfig {
+        hosts: section.list("hosts", texts::HOST_RULE, texts::host),
+        sign_in_url: section.optional_text("sign_in_url", texts::URL_RULE, texts::url),
+        idle_timeout_secs: section.number("idle_timeout_secs", TIMEOUT_SECS),
+        absolute_timeout_secs: section.number("absolute_timeout_secs", TIMEOUT_SECS),
+        remember_idle_timeout_secs: section.number("remember_idle_timeout_secs", TIMEOUT_SECS),
+        remember_absolute_timeout_secs: section.number("remember_absolute_timeout_secs", TIMEOUT_SECS),
+        reauthenticate_within_secs: section.optional_number("reauthenticate_within_secs", TIMEOUT_SECS),
+        cookie,
+    };
+    for (prefix, timeouts) in [("", app.timeouts()), ("remember_", app.remember_timeouts())] {
+        let key = |which| format!("{prefix}{which}_timeout_secs");
+        let (idle, absolute) = (timeouts.idle_millis / 1000, timeouts.absolute_millis / 1000);
+        if idle > absolute {
+            let message = format!("must be at most {} ({absolute}), not {idle}", key("absolute"));
+            let path = |which| app_key(name, &[&key(which)]);
+            layers.contradiction(&path("idle"), &[&path("absolute")], message);
+        }
+    }
+    app
+}
+
+fn app_key(app: &str, keys: &[&str]) -> KeyPath {
+    key_path(&[&["apps", app], keys].concat())
+}
+
+/// The built-in interval is shortened for sessions with a short idle timeout; one of the person's own that contradicts
+/// a timeout would be shortened without their knowing, so it is refused.
+fn check_touch_interval(layers: &mut Layers, interval_secs: u64, apps: &BTreeMap<AppName, AppConfig>) {
+    let section = layers.section(&["sessions"]);
+    let path = section.path("touch_interval_secs");
+    if section.default_number("touch_interval_secs") == i64::try_from(interval_secs).ok() {
+        return;
+    }
+    let idles = apps.iter().flat_map(|(name, app)| {
+        let remembered = (name, "remember_idle_timeout_secs", app.remember_idle_timeout_secs);
+        [(name, "idle_timeout_secs", app.idle_timeout_secs), remembered]
+    });
+    if let Some((name, key, idle)) = idles
+        .min_by_key(|(.., idle)| *idle)
+        .filter(|(.., idle)| interval_secs > idle / 10)
+    {
+        let message = format!("must be at most a tenth of [apps.{name}] {key} ({idle}), not {interval_secs}");
+        layers.contradiction(&path, &[&app_key(name.as_str(), &[key])], message);
+    }
+}
+
+/// A request must belong to one app.
+fn check_hosts(layers: &mut Layers, apps: &BTreeMap<AppName, AppConfig>) {
+    let mut owners: BTreeMap<&str, &AppName> = BTreeMap::new();
+    for (name, app) in apps {
+        for host in &app.hosts {
+            let Some(owner) = owners.insert(host, name) else {
+                continue;
+            };
+            let message = format!("must not contain {host:?}, which [apps.{owner}] hosts contains already");
+            let key = |app: &AppName| app_key(app.as_str(), &["hosts"]);
+            layers.contradiction(&key(name), &[&key(owner)], message);
+        }
+    }
+}
+
+/// A cookie must reach its app, and no other app may overwrite it.
+fn check_cookies(layers: &mut Layers, apps: &BTreeMap<AppName, AppConfig>) {
+    let mut same: BTreeMap<_, Vec<&AppName>> = BTreeMap::new();
+    for (name, app) in apps {
+        check_domain(layers, name.as_str(), app);
+        let cookie = &app.cookie;
+        // The default app serves all hosts that no other names, so which cookies meet there is not known here. The
+        // cookie of a whole domain meets all others of it.
+        if cookie.profile == Shared || *name != AppName::default_app() {
+            same.entry((cookie.profile, &cookie.name_suffix, &cookie.domain))
+                .or_default()
+                .push(name);
+        }
+    }
+    for ((profile, ..), names) in same {
+        for (i, name) in names.iter().enumerate() {
+            let other = names[usize::from(i == 0) % names.len()];
+            // Hosts are unique, so apps that name theirs are apart.
+            let apart = if profile == Shared {
+                i == 0
+            } else {
+                !apps[*name].hosts.is_empty() || other == *name
+            };
+            if apart {
+                continue;
+            }
+            let keys = |app: &AppName, keys: [&[&str]; 4]| keys.map(|key| app_key(app.as_str(), key));
+            let involved: [&[&str]; 4] = [
+                &["cookie", "name_suffix"],
+                &["cookie", "profile"],
+                &["cookie", "domain"],
+                &["hosts"],
+            ];
+            let (ours, theirs) = (keys(name, involved), keys(other, involved));
+            let or_hosts = if profile == Shared {
+                ""
+            } else {
+                ", unless both name their hosts"
+            };
+            let message = format!(
+                "must differ from that of [apps.{other}], whose cookie is the same otherwise{or_hosts}"
+            );
+            let others: Vec<&KeyPath> = ours.iter().skip(1).chain(&theirs).collect();
+            layers.contradiction(&ours[0], &others, message);
+        }
+    }
+}
+
+fn check_domain(layers: &mut Layers, name: &str, app: &AppConfig) {
+    let key = |keys: &[&str]| app_key(name, keys);
+    let (profile, domain) = (key(&["cookie", "profile"]), key(&["cookie", "domain"]));
+    match (app.cookie.profile, &app.cookie.domain) {
+        (Host | Loopback, None) => {}
+        (Host | Loopback, Some(_)) => {
+            let message = format!("must be left out with profile {:?}", app.cookie.profile.as_str());
+            layers.contradiction(&domain, &[&profile], message);
+        }
+        (Shared, None) => {
+            let message = "must be given with profile \"shared\"".to_owned();
+            layers.contradiction(&domain, &[&profile], message);
+        }
+        (Shared, Some(parent)) => {
+            let below = |host: &str| {
+                let rest = host.strip_suffix(parent.as_str());
+                rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            };
+            if let Some(host) = app.hosts.iter().find(|host| !below(host)) {
+                let message = format!("must be a domain that all hosts are in, {host:?} too, not {parent:?}");
+                layers.contradiction(&domain, &[&profile, &key(&["hosts"])], message);
+            }
+        }
+    }
+}
