@@ -34,3 +34,5 @@ pub mod error;
 pub mod clock;
 
 pub mod config;
+
+pub mod store;

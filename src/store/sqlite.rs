@@ -1,0 +1,492 @@
+//! The store on SQLite.
+//!
+//! One write connection, owned by one thread ([`writer`]); an r2d2 pool of read-only connections. WAL, so that
+//! readers and the writer do not wait for each other (<https://www.sqlite.org/wal.html>); `synchronous=FULL`, so that
+//! a commit survives power loss (<https://www.sqlite.org/pragma.html#pragma_synchronous>). A point read runs on the
+//! calling thread if a connection is free, else on the blocking pool: it takes a few microseconds, less than the hop.
+//!
+//! The schema is `schema.sql`, embedded; `PRAGMA user_version` numbers it. A database of an older version is copied
+//! beside itself and migrated in one transaction; one of a newer version is refused. Deliberately absent: policy, the
+//! time, and any copy of a row.
+
+mod changes;
+mod reads;
+mod rows;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use r2d2::Pool;
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, OpenFlags, backup::Backup};
+
+use super::{
+    Answer, AppList, AppPage, BulkEnding, Creation, EndRequest, Hooks, KeyRecord, NewSession, Outcome, Owner,
+    Scope, SessionPatch, SessionStore, UserList, UserPage, UserPatch, UserRecord,
+};
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::session::{AppName, EndedBy, KeyId, Session, SessionId, Touch};
+use crate::user::UserId;
+use writer::Writer;
+
+/// Marks a file as this program's ("sess" in ASCII); see `PRAGMA application_id`.
+const APPLICATION_ID: i32 = 0x7365_7373;
+/// How long a connection waits for a lock. Only a checkpoint or a recovery can hold one, for milliseconds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Prepared statements kept by a connection; there are about 40 different ones.
+const STATEMENTS_MAX: usize = 64;
+/// The schema, by steps: the one at index n leads from version n to n + 1.
+const MIGRATIONS: &[&str] = &[include_str!("../../schema.sql")];
+
+/// Where the database is and how it is used.
+#[derive(Debug, Clone)]
+pub struct SqliteOptions {
+    /// The file; made if it is not there, readable by its owner only.
+    pub path: PathBuf,
+    /// Read-only connections.
+    pub read_pool: u32,
+    /// Changes that may wait for the writer; one more is [`Error::Overloaded`].
+    pub queue_len_max: usize,
+}
+
+/// Why a database could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A newer sessiond made it.
+    #[error("the database {path} has schema version {found}; this program knows versions up to {known}")]
+    NewerSchema {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The newest version known here.
+        known: i64,
+    },
+    /// It is some other program's.
+    #[error("the file {0} is a database, but not one of sessiond's")]
+    Foreign(PathBuf),
+    /// SQLite refused.
+    #[error("cannot open the database {path}: {source}")]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// The pool of readers could not be filled.
+    #[error("cannot open the database {path} for reading: {source}")]
+    Pool {
+        /// The file.
+        path: PathBuf,
+        /// What the pool says.
+        source: r2d2::Error,
+    },
+    /// The file system refused.
+    #[error("cannot make the database {path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the file system says.
+        source: std::io::Error,
+    },
+}
+
+/// Sessions in an SQLite file.
+pub struct SqliteStore {
+    writer: Writer,
+    readers: Pool<SqliteConnectionManager>,
+}
+
+impl SqliteStore {
+    /// Opens the database, making or migrating it if need be. The caller holds the lock that keeps other servers
+    /// away.
+    pub fn open(options: &SqliteOptions) -> Result<Self, OpenError> {
+        let path = &options.path;
+        let failed = |source| OpenError::Sqlite {
+            path: path.clone(),
+            source,
+        };
+        create_private(path).map_err(|source| OpenError::File {
+            path: path.clone(),
+            source,
+        })?;
+        let mut connection = open_for_writing(path).map_err(failed)?;
+        migrate(&mut connection, path, MIGRATIONS)?;
+        let checkpointer = open_for_writing(path).map_err(failed)?;
+        let last_id = reads::largest_id(&connection).map_err(failed)?;
+        let readers = SqliteConnectionManager::file(path)
+            .with_flags(OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+            .with_init(|reader| {
+                reader.busy_timeout(BUSY_TIMEOUT)?;
+                reader.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+                reader.pragma_update(None, "query_only", true)
+            });
+        let readers = Pool::builder()
+            .max_size(options.read_pool)
+            .test_on_check_out(false) // a local file does not hang up
+            .connection_timeout(BUSY_TIMEOUT)
+            .error_handler(Box::new(LogPoolError))
+            .build(readers)
+            .map_err(|source| OpenError::Pool {
+                path: path.clone(),
+                source,
+            })?;
+        let writer = Writer::start(connection, checkpointer, last_id, options.queue_len_max);
+        Ok(Self { writer, readers })
+    }
+
+    /// Limits the file to so many pages, as a full disk would. For tests of what happens then.
+    #[doc(hidden)]
+    pub fn limit_pages(&self, pages: u32) -> Answer<()> {
+        self.writer.submit(Timestamp::from_millis(0), move |batch| {
+            batch
+                .connection
+                .pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
+        })
+    }
+
+    /// Runs a short read on this thread if a connection is free, else where it may block.
+    fn read_here<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Answer<T> {
+        match self.readers.try_get() {
+            Some(connection) => Box::pin(std::future::ready(work(&connection).map_err(Error::store))),
+            None => self.read_blocking(work),
+        }
+    }
+
+    /// Runs a read that may take a while where it may block.
+    fn read_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Answer<T> {
+        let readers = self.readers.clone();
+        let task = move || work(&*readers.get().map_err(Error::store)?).map_err(Error::store);
+        Box::pin(async move { tokio::task::spawn_blocking(task).await.map_err(Error::store)? })
+    }
+}
+
+impl SessionStore for SqliteStore {
+    fn attach(&self, hooks: Arc<dyn Hooks>) {
+        self.writer.attach(hooks);
+    }
+
+    fn high_water(&self) -> Answer<Option<Timestamp>> {
+        self.read_here(reads::high_water)
+    }
+
+    fn create(&self, new: NewSession) -> Answer<Creation> {
+        self.writer
+            .submit(new.now, move |batch| changes::create(batch, &new))
+    }
+
+    fn end(&self, app: AppName, id: SessionId, owner: Owner, request: EndRequest) -> Answer<Outcome> {
+        self.writer.submit(request.now, move |batch| {
+            changes::end(batch, &app, id, &owner, &request)
+        })
+    }
+
+    fn end_many(&self, app: AppName, scope: Scope, request: EndRequest) -> Answer<BulkEnding> {
+        self.writer.submit(request.now, move |batch| {
+            changes::end_many(batch, &app, &scope, &request)
+        })
+    }
+
+    fn update(
+        &self,
+        app: AppName,
+        id: SessionId,
+        owner: Owner,
+        patch: SessionPatch,
+        now: Timestamp,
+    ) -> Answer<Outcome> {
+        self.writer.submit(now, move |batch| {
+            changes::update(batch, &app, id, &owner, &patch, now)
+        })
+    }
+
+    fn write_touches(&self, mut touches: Vec<Touch>, now: Timestamp) -> Answer<()> {
+        // In key order neighbouring rows share pages: a third less work at a million rows.
+        touches.sort_unstable_by_key(|touch| touch.id);
+        self.writer.submit(now, move |batch| {
+            touches
+                .iter()
+                .try_for_each(|touch| changes::write_touch(batch, touch, now))
+        })
+    }
+
+    fn update_user(
+        &self,
+        app: AppName,
+        user_id: UserId,
+        patch: UserPatch,
+        by: EndedBy,
+        now: Timestamp,
+    ) -> Answer<UserRecord> {
+        self.writer.submit(now, move |batch| {
+            changes::update_user(batch, &app, &user_id, &patch, by, now)
+        })
+    }
+
+    fn expire(&self, now: Timestamp, limit: usize) -> Answer<usize> {
+        self.writer
+            .submit(now, move |batch| changes::expire(batch, now, limit))
+    }
+
+    fn purge(&self, before: Timestamp, limit: usize, now: Timestamp) -> Answer<usize> {
+        self.writer
+            .submit(now, move |batch| changes::purge(batch, before, limit))
+    }
+
+    fn create_key(&self, key: KeyRecord) -> Answer<()> {
+        self.writer
+            .submit(key.created_at, move |batch| changes::create_key(batch, &key))
+    }
+
+    fn revoke_key(&self, id: KeyId, now: Timestamp) -> Answer<bool> {
+        self.writer
+            .submit(now, move |batch| changes::revoke_key(batch, id, now))
+    }
+
+    fn find(&self, id: SessionId) -> Answer<Option<Session>> {
+        self.read_here(move |connection| reads::find(connection, id))
+    }
+
+    fn list_user(&self, list: UserList) -> Answer<UserPage> {
+        self.read_blocking(move |connection| reads::list_user(connection, &list))
+    }
+
+    fn list_app(&self, list: AppList) -> Answer<AppPage> {
+        self.read_blocking(move |connection| reads::list_app(connection, &list))
+    }
+
+    fn find_user(&self, app: AppName, user_id: UserId, now: Timestamp) -> Answer<UserRecord> {
+        self.read_blocking(move |connection| reads::find_user(connection, &app, &user_id, now))
+    }
+
+    fn find_key(&self, id: KeyId) -> Answer<Option<KeyRecord>> {
+        self.read_here(move |connection| reads::find_key(connection, id))
+    }
+
+    fn list_keys(&self) -> Answer<Vec<KeyRecord>> {
+        self.read_blocking(reads::list_keys)
+    }
+
+    fn ping(&self) -> Answer<()> {
+        self.read_blocking(|connection| reads::high_water(connection).map(drop))
+    }
+
+    fn queue_len(&self) -> usize {
+        self.writer.queue_len()
+    }
+
+    fn close(&self) {
+        self.writer.close();
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.writer.close();
+    }
+}
+
+#[derive(Debug)]
+struct LogPoolError;
+
+impl r2d2::HandleError<rusqlite::Error> for LogPoolError {
+    fn handle_error(&self, error: rusqlite::Error) {
+        log::error!("cannot open the database for reading: {error}");
+    }
+}
+
+/// Makes the file, readable by its owner only, before SQLite would make it with the process's mask. SQLite gives
+/// the WAL the same mode.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
+}
+
+fn open_for_writing(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // Checkpoints have a thread and times of their own: see the writer.
+    connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
+    Ok(connection)
+}
+
+/// Brings the schema to the version after the last of `steps`: all of them or none.
+fn migrate(connection: &mut Connection, path: &Path, steps: &[&str]) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Sqlite {
+        path: path.to_owned(),
+        source,
+    };
+    let known = i64::try_from(steps.len()).expect("there are few migrations");
+    let pragma = |connection: &Connection, name: &str| {
+        connection
+            .pragma_query_value(None, name, |row| row.get::<_, i64>(0))
+            .map_err(failed)
+    };
+    let found = pragma(connection, "user_version")?;
+    let is_empty = connection
+        .query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| {
+            row.get::<_, bool>(0)
+        })
+        .map_err(failed)?;
+    if !is_empty && pragma(connection, "application_id")? != i64::from(APPLICATION_ID) {
+        return Err(OpenError::Foreign(path.to_owned()));
+    }
+    if found > known {
+        return Err(OpenError::NewerSchema {
+            path: path.to_owned(),
+            found,
+            known,
+        });
+    }
+    if found == known {
+        return Ok(());
+    }
+    if !is_empty {
+        let copy = backup_path(path, found);
+        back_up(connection, &copy).map_err(|error| match error {
+            BackUpError::Sqlite(source) => OpenError::Sqlite {
+                path: copy.clone(),
+                source,
+            },
+            BackUpError::File(source) => OpenError::File {
+                path: copy.clone(),
+                source,
+            },
+        })?;
+        log::info!(
+            "migrating the database from schema version {found} to {known}; a copy is at {}",
+            copy.display()
+        );
+    }
+    let apply = |connection: &mut Connection| {
+        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)?;
+        let first = usize::try_from(found).unwrap_or_default();
+        steps[first..]
+            .iter()
+            .try_for_each(|step| transaction.execute_batch(step))?;
+        if is_empty {
+            transaction.execute(
+                "INSERT INTO meta (key, value) VALUES ('epoch', randomblob(16))",
+                [],
+            )?;
+        }
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", known)?;
+        transaction.commit()
+    };
+    apply(connection).map_err(failed)
+}
+
+fn backup_path(path: &Path, version: i64) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".before-schema-{}", version + 1));
+    name.into()
+}
+
+enum BackUpError {
+    Sqlite(rusqlite::Error),
+    File(std::io::Error),
+}
+
+fn back_up(connection: &Connection, copy: &Path) -> Result<(), BackUpError> {
+    create_private(copy).map_err(BackUpError::File)?;
+    let mut target = Connection::open(copy).map_err(BackUpError::Sqlite)?;
+    // Nobody else uses the database yet, so that all of it can be copied in one step.
+    Backup::new(connection, &mut target)
+        .and_then(|backup| backup.step(-1))
+        .map(drop)
+        .map_err(BackUpError::Sqlite)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(connection: &Connection) -> i64 {
+        connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .expect("a version")
+    }
+
+    #[test]
+    fn newer_schema_is_refused_with_both_versions() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s.db");
+        create_private(&path).expect("made");
+        let mut connection = open_for_writing(&path).expect("opened");
+        migrate(&mut connection, &path, MIGRATIONS).expect("made");
+        connection.pragma_update(None, "user_version", 99).expect("set");
+        let error = migrate(&mut connection, &path, MIGRATIONS).expect_err("newer");
+        let text = error.to_string();
+        assert!(
+            text.contains("99") && text.contains(&MIGRATIONS.len().to_string()),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn older_schema_is_copied_and_migrated_in_one_transaction() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s.db");
+        create_private(&path).expect("made");
+        let mut connection = open_for_writing(&path).expect("opened");
+        migrate(&mut connection, &path, MIGRATIONS).expect("made");
+        let old = version(&connection);
+
+        let broken = [MIGRATIONS, &["CREATE TABLE extra (x); CREATE TABLE extra (x)"]].concat();
+        migrate(&mut connection, &path, &broken).expect_err("the second statement fails");
+        assert_eq!(version(&connection), old);
+        let extra = "SELECT count(*) FROM sqlite_schema WHERE name = 'extra'";
+        let tables = |c: &Connection| {
+            c.query_row(extra, [], |row| row.get::<_, i64>(0))
+                .expect("counted")
+        };
+        assert_eq!(tables(&connection), 0, "a failed migration leaves nothing");
+
+        let good = [MIGRATIONS, &["CREATE TABLE extra (x)"]].concat();
+        migrate(&mut connection, &path, &good).expect("migrated");
+        assert_eq!((version(&connection), tables(&connection)), (old + 1, 1));
+        let copy = Connection::open(backup_path(&path, old)).expect("the copy");
+        assert_eq!(
+            (version(&copy), tables(&copy)),
+            (old, 0),
+            "the copy is from before"
+        );
+    }
+
+    #[test]
+    fn some_other_program_s_database_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s.db");
+        Connection::open(&path)
+            .expect("opened")
+            .execute_batch("CREATE TABLE theirs (x)")
+            .expect("made");
+        let options = SqliteOptions {
+            path,
+            read_pool: 1,
+            queue_len_max: 1,
+        };
+        assert!(matches!(SqliteStore::open(&options), Err(OpenError::Foreign(_))));
+    }
+}

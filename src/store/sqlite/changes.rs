@@ -1,0 +1,554 @@
+//! What is changed, inside the writer's transaction. Each function is one change of the contract; whatever ends a
+//! session does it through [`end_session`].
+
+use rusqlite::{Connection, named_params, params};
+
+use super::reads;
+use super::rows::{self, SESSION_COLUMNS, text};
+use super::writer::Batch;
+use crate::clock::Timestamp;
+use crate::event::{Event, EventKind};
+use crate::session::{AppName, EndedBy, Ending, KeyId, Reason, Session, SessionId, Touch};
+use crate::store::{
+    BulkEnding, Creation, EndRequest, KeyRecord, NewSession, Outcome, Owner, Scope, SessionPatch, UserPatch,
+    UserRecord,
+};
+use crate::user::{UserId, UserSettings};
+
+pub(super) fn create(batch: &mut Batch<'_>, new: &NewSession) -> rusqlite::Result<Creation> {
+    let mut evicted = Vec::new();
+    if let Some(user_id) = &new.user_id {
+        let mut settings = reads::user_settings(batch.connection, &new.app, user_id)?;
+        if settings.is_blocked {
+            return Ok(Creation::UserBlocked);
+        }
+        if settings.credentials_changed_at > new.authenticated_at {
+            return Ok(Creation::CredentialsChanged);
+        }
+        if new.tier.is_some() {
+            settings.tier.clone_from(&new.tier);
+        }
+        let max = new.tiers.effective_max_sessions(&settings);
+        if max == 0 {
+            return Ok(Creation::LimitReached);
+        }
+        if new.tier.is_some() {
+            write_user(batch.connection, &new.app, user_id, &settings)?;
+        }
+        evicted = make_room(batch, &new.app, user_id, max as usize, new.now)?;
+    }
+    let session = Session {
+        id: batch.next_id(new.now),
+        app: new.app.clone(),
+        user_id: new.user_id.clone(),
+        token_hash: new.token_hash,
+        name: new.name.clone(),
+        is_trusted: false,
+        user_agent: new.user_agent.clone(),
+        device: new.device.clone(),
+        place: new.place.clone(),
+        ip_address: new.ip_address,
+        last_ip_address: None,
+        created_at: new.now,
+        signed_in_at: new.now,
+        authenticated_at: new.authenticated_at,
+        last_activity_at: new.now,
+        idle_timeout_millis: new.timeouts.idle_millis,
+        absolute_expires_at: new.now.plus_millis(new.timeouts.absolute_millis),
+        ending: None,
+        auth: new.auth.clone(),
+    };
+    insert_session(batch.connection, &session)?;
+    write_event(
+        batch.connection,
+        &Event::about(&session, EventKind::SessionCreated, new.now),
+        new.now,
+    )?;
+    Ok(Creation::Created {
+        session: Box::new(session),
+        evicted,
+    })
+}
+
+/// Leaves at most `max - 1` active sessions: overdue ones end as expired, then the oldest sign-ins are evicted.
+fn make_room(
+    batch: &mut Batch<'_>,
+    app: &AppName,
+    user_id: &UserId,
+    max: usize,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Session>> {
+    // The index alone answers this; most sign-ins end here.
+    let unended: usize = batch
+        .connection
+        .prepare_cached("SELECT count(*) FROM sessions WHERE app = ?1 AND user_id = ?2 AND ended_at IS NULL")?
+        .query_row(params![app.as_str(), user_id.as_str()], |row| row.get(0))?;
+    if unended < max {
+        return Ok(Vec::new());
+    }
+    let request = EndRequest {
+        now,
+        reason: Reason::known(Reason::SESSION_LIMIT_EXCEEDED),
+        by: EndedBy::Limit,
+    };
+    let (overdue, active): (Vec<_>, Vec<_>) = unended_of_user(batch.connection, app, user_id)?
+        .into_iter()
+        .partition(|session| !session.is_active(now));
+    for session in overdue {
+        end_session(batch, session, &request)?;
+    }
+    let surplus = (active.len() + 1).saturating_sub(max);
+    active
+        .into_iter()
+        .take(surplus)
+        .map(|session| end_session(batch, session, &request))
+        .collect()
+}
+
+/// The one way in which a session ends, whatever the reason. A session whose deadline has passed ends as expired, at
+/// its deadline. The caller has read it in this transaction and found it without an ending.
+fn end_session(
+    batch: &mut Batch<'_>,
+    mut session: Session,
+    request: &EndRequest,
+) -> rusqlite::Result<Session> {
+    let overdue = session.ending_as_of(request.now);
+    let asked = || Ending {
+        at: request.now,
+        reason: request.reason.clone(),
+        by: request.by,
+    };
+    let ending = overdue.unwrap_or_else(asked);
+    batch
+        .connection
+        .prepare_cached(
+            "UPDATE sessions SET ended_at = ?2, revoked_reason = ?3, ended_by = ?4
+             WHERE id = ?1 AND ended_at IS NULL",
+        )?
+        .execute(params![
+            session.id,
+            ending.at,
+            ending.reason.as_str(),
+            ending.by.as_str()
+        ])?;
+    session.ending = Some(ending);
+    if let Some(event) = Event::of_ending(&session) {
+        write_event(batch.connection, &event, request.now)?;
+    }
+    batch.committed.changed.push(session.id);
+    batch.committed.ended.push(session.clone());
+    Ok(session)
+}
+
+pub(super) fn end(
+    batch: &mut Batch<'_>,
+    app: &AppName,
+    id: SessionId,
+    owner: &Owner,
+    request: &EndRequest,
+) -> rusqlite::Result<Outcome> {
+    let Some(session) = owned(batch.connection, app, id, owner)? else {
+        return Ok(Outcome::NotFound);
+    };
+    if session.ending.is_some() {
+        return Ok(Outcome::AlreadyEnded(session));
+    }
+    let was_active = session.is_active(request.now);
+    let session = end_session(batch, session, request)?;
+    Ok(if was_active {
+        Outcome::Done(session)
+    } else {
+        Outcome::AlreadyEnded(session)
+    })
+}
+
+pub(super) fn end_many(
+    batch: &mut Batch<'_>,
+    app: &AppName,
+    scope: &Scope,
+    request: &EndRequest,
+) -> rusqlite::Result<BulkEnding> {
+    match scope {
+        Scope::User { user_id, except } => {
+            if request.reason.as_str() == Reason::CREDENTIALS_CHANGED {
+                let mut settings = reads::user_settings(batch.connection, app, user_id)?;
+                settings.credentials_changed_at = Some(request.now);
+                write_user(batch.connection, app, user_id, &settings)?;
+            }
+            let revoked_count = end_all_of_user(batch, app, user_id, *except, request)?;
+            Ok(BulkEnding {
+                revoked_count,
+                more: false,
+            })
+        }
+        Scope::App { limit } => {
+            let sql = format!(
+                "SELECT {SESSION_COLUMNS} FROM sessions WHERE app = ?1 AND ended_at IS NULL LIMIT ?2"
+            );
+            let mut sessions = batch
+                .connection
+                .prepare_cached(&sql)?
+                .query_map(params![app.as_str(), limit + 1], rows::session)?
+                .collect::<rusqlite::Result<Vec<_>>>()?;
+            let more = sessions.len() > *limit;
+            sessions.truncate(*limit);
+            Ok(BulkEnding {
+                revoked_count: end_each(batch, sessions, request)?,
+                more,
+            })
+        }
+    }
+}
+
+fn end_all_of_user(
+    batch: &mut Batch<'_>,
+    app: &AppName,
+    user_id: &UserId,
+    except: Option<SessionId>,
+    request: &EndRequest,
+) -> rusqlite::Result<u64> {
+    let mut sessions = unended_of_user(batch.connection, app, user_id)?;
+    sessions.retain(|session| Some(session.id) != except);
+    let revoked_count = end_each(batch, sessions, request)?;
+    if revoked_count > 0 {
+        let except = except.map(|id| id.to_string());
+        let data = serde_json::json!({ "session_count": revoked_count, "except_session_id": except });
+        let mut event = Event::about_user(app, user_id, EventKind::UserSessionsRevoked, request.now);
+        event.reason = Some(request.reason.clone());
+        event.ended_by = Some(request.by);
+        event.data = Some(data.to_string());
+        write_event(batch.connection, &event, request.now)?;
+    }
+    Ok(revoked_count)
+}
+
+/// Ends each; counts those that were active.
+fn end_each(batch: &mut Batch<'_>, sessions: Vec<Session>, request: &EndRequest) -> rusqlite::Result<u64> {
+    let mut revoked_count = 0;
+    for session in sessions {
+        revoked_count += u64::from(session.is_active(request.now));
+        end_session(batch, session, request)?;
+    }
+    Ok(revoked_count)
+}
+
+pub(super) fn update(
+    batch: &mut Batch<'_>,
+    app: &AppName,
+    id: SessionId,
+    owner: &Owner,
+    patch: &SessionPatch,
+    now: Timestamp,
+) -> rusqlite::Result<Outcome> {
+    let Some(mut session) = owned(batch.connection, app, id, owner)? else {
+        return Ok(Outcome::NotFound);
+    };
+    if !session.is_active(now) {
+        return Ok(Outcome::AlreadyEnded(session));
+    }
+    if let Some(name) = &patch.name {
+        session.name.clone_from(name);
+    }
+    if let Some(is_trusted) = patch.is_trusted {
+        session.is_trusted = is_trusted;
+    }
+    if let Some(auth) = &patch.auth {
+        session.auth.clone_from(auth);
+    }
+    batch
+        .connection
+        .prepare_cached(
+            "UPDATE sessions SET name = ?2, is_trusted = ?3, auth = ?4 WHERE id = ?1 AND ended_at IS NULL",
+        )?
+        .execute(params![
+            id,
+            session.name,
+            session.is_trusted,
+            session.auth.as_ref().map(|a| a.as_str())
+        ])?;
+    batch.committed.changed.push(id);
+    Ok(Outcome::Done(session))
+}
+
+/// Writes uses that were answered before, so that they count although the deadline may have passed since; never for
+/// an ended session.
+pub(super) fn write_touch(batch: &mut Batch<'_>, touch: &Touch, now: Timestamp) -> rusqlite::Result<()> {
+    batch.committed.touched.push(*touch);
+    if touch.first_address.is_some() {
+        return write_touch_with_addresses(batch, touch, now);
+    }
+    batch
+        .connection
+        .prepare_cached(
+            "UPDATE sessions SET last_activity_at = ?2, expires_at = min(?2 + idle_timeout, absolute_expires_at)
+             WHERE id = ?1 AND ended_at IS NULL AND last_activity_at < ?2",
+        )?
+        .execute(params![touch.id, touch.at])
+        .map(drop)
+}
+
+fn write_touch_with_addresses(batch: &Batch<'_>, touch: &Touch, now: Timestamp) -> rusqlite::Result<()> {
+    let Some(mut session) = reads::find(batch.connection, touch.id)? else {
+        return Ok(());
+    };
+    if session.ending.is_some() {
+        return Ok(());
+    }
+    session.record_use(touch.at, None);
+    for address in touch.addresses() {
+        let is_news = session.ip_address.is_some() && session.is_new_address(address);
+        session.record_use(touch.at, Some(address));
+        if is_news {
+            write_event(
+                batch.connection,
+                &Event::about(&session, EventKind::SessionActivity, touch.at),
+                now,
+            )?;
+        }
+    }
+    batch
+        .connection
+        .prepare_cached(
+            "UPDATE sessions SET last_activity_at = ?2, expires_at = ?3, ip_address = ?4, last_ip_address = ?5
+             WHERE id = ?1 AND ended_at IS NULL",
+        )?
+        .execute(params![
+            touch.id,
+            session.last_activity_at,
+            session.expires_at(),
+            text(session.ip_address.as_ref()),
+            text(session.last_ip_address.as_ref()),
+        ])
+        .map(drop)
+}
+
+pub(super) fn update_user(
+    batch: &mut Batch<'_>,
+    app: &AppName,
+    user_id: &UserId,
+    patch: &UserPatch,
+    by: EndedBy,
+    now: Timestamp,
+) -> rusqlite::Result<UserRecord> {
+    let before = reads::user_settings(batch.connection, app, user_id)?;
+    let mut settings = before.clone();
+    if let Some(tier) = &patch.tier {
+        settings.tier.clone_from(tier);
+    }
+    if let Some(max_sessions) = patch.max_sessions {
+        settings.max_sessions = max_sessions;
+    }
+    if let Some(is_blocked) = patch.is_blocked {
+        settings.is_blocked = is_blocked;
+    }
+    if settings != before {
+        write_user(batch.connection, app, user_id, &settings)?;
+    }
+    if settings.is_blocked && !before.is_blocked {
+        let request = EndRequest {
+            now,
+            reason: Reason::known(Reason::USER_BLOCKED),
+            by,
+        };
+        end_all_of_user(batch, app, user_id, None, &request)?;
+        let mut event = Event::about_user(app, user_id, EventKind::UserBlocked, now);
+        event.ended_by = Some(by);
+        write_event(batch.connection, &event, now)?;
+    }
+    let active_count = reads::count_active(batch.connection, app, user_id, now)?;
+    Ok(UserRecord {
+        settings,
+        active_count,
+    })
+}
+
+pub(super) fn expire(batch: &mut Batch<'_>, now: Timestamp, limit: usize) -> rusqlite::Result<usize> {
+    let sql = format!(
+        "SELECT {SESSION_COLUMNS} FROM sessions WHERE ended_at IS NULL AND expires_at <= ?1
+         ORDER BY expires_at LIMIT ?2"
+    );
+    let overdue = batch
+        .connection
+        .prepare_cached(&sql)?
+        .query_map(params![now, limit], rows::session)?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let count = overdue.len();
+    let request = EndRequest {
+        now,
+        reason: Reason::known(Reason::IDLE_TIMEOUT),
+        by: EndedBy::Timeout,
+    };
+    end_each(batch, overdue, &request)?;
+    Ok(count)
+}
+
+pub(super) fn purge(batch: &mut Batch<'_>, before: Timestamp, limit: usize) -> rusqlite::Result<usize> {
+    let sessions = batch
+        .connection
+        .prepare_cached(
+            "DELETE FROM sessions WHERE id IN
+                 (SELECT id FROM sessions WHERE ended_at IS NOT NULL AND ended_at < ?1 ORDER BY ended_at LIMIT ?2)",
+        )?
+        .execute(params![before, limit])?;
+    // Rows were written in the order of their ids, so that looking stops at the first young one.
+    let events = batch
+        .connection
+        .prepare_cached(
+            "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id LIMIT ?2) AND recorded_at < ?1",
+        )?
+        .execute(params![before, limit])?;
+    Ok(sessions + events)
+}
+
+pub(super) fn create_key(batch: &Batch<'_>, key: &KeyRecord) -> rusqlite::Result<()> {
+    batch
+        .connection
+        .prepare_cached(
+            "INSERT INTO api_keys (id, app, name, key_hash, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![
+            key.id,
+            key.app.as_str(),
+            key.name,
+            key.hash,
+            key.created_at
+        ])
+        .map(drop)
+}
+
+pub(super) fn revoke_key(batch: &Batch<'_>, id: KeyId, now: Timestamp) -> rusqlite::Result<bool> {
+    let known = batch
+        .connection
+        .prepare_cached("UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?2) WHERE id = ?1")?
+        .execute(params![id, now])?;
+    Ok(known == 1)
+}
+
+pub(super) fn write_high_water(batch: &Batch<'_>, now: Timestamp) -> rusqlite::Result<()> {
+    batch
+        .connection
+        .prepare_cached(
+            "INSERT INTO meta (key, value) VALUES ('high_water', ?1)
+             ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)",
+        )?
+        .execute([now])
+        .map(drop)
+}
+
+/// The session, if it is in this app and the owner's.
+fn owned(
+    connection: &Connection,
+    app: &AppName,
+    id: SessionId,
+    owner: &Owner,
+) -> rusqlite::Result<Option<Session>> {
+    let session = reads::find(connection, id)?;
+    Ok(session.filter(|session| session.app == *app && owner.owns(session)))
+}
+
+/// A user's sessions without a written ending, oldest sign-in first.
+fn unended_of_user(
+    connection: &Connection,
+    app: &AppName,
+    user_id: &UserId,
+) -> rusqlite::Result<Vec<Session>> {
+    let sql = format!(
+        "SELECT {SESSION_COLUMNS} FROM sessions WHERE app = ?1 AND user_id = ?2 AND ended_at IS NULL
+         ORDER BY signed_in_at, id"
+    );
+    connection
+        .prepare_cached(&sql)?
+        .query_map(params![app.as_str(), user_id.as_str()], rows::session)?
+        .collect()
+}
+
+fn insert_session(connection: &Connection, session: &Session) -> rusqlite::Result<()> {
+    let device = session.device.as_ref();
+    let place = session.place.as_ref();
+    connection
+        .prepare_cached(
+            "INSERT INTO sessions (id, app, user_id, token_hash, name, is_trusted, user_agent, browser,
+                 browser_version, os, os_version, device_type, is_bot, city, country, ip_address, created_at,
+                 signed_in_at, authenticated_at, last_activity_at, idle_timeout, absolute_expires_at, expires_at,
+                 auth)
+             VALUES (:id, :app, :user_id, :token_hash, :name, :is_trusted, :user_agent, :browser,
+                 :browser_version, :os, :os_version, :device_type, :is_bot, :city, :country, :ip_address,
+                 :created_at, :signed_in_at, :authenticated_at, :last_activity_at, :idle_timeout,
+                 :absolute_expires_at, :expires_at, :auth)",
+        )?
+        .execute(named_params! {
+            ":id": session.id,
+            ":app": session.app.as_str(),
+            ":user_id": session.user_id.as_ref().map(UserId::as_str),
+            ":token_hash": session.token_hash,
+            ":name": session.name,
+            ":is_trusted": session.is_trusted,
+            ":user_agent": session.user_agent,
+            ":browser": device.and_then(|device| device.browser.as_ref()),
+            ":browser_version": device.and_then(|device| device.browser_version.as_ref()),
+            ":os": device.and_then(|device| device.os.as_ref()),
+            ":os_version": device.and_then(|device| device.os_version.as_ref()),
+            ":device_type": device.and_then(|device| device.device_type).map(|kind| kind.as_str()),
+            ":is_bot": device.map(|device| device.is_bot),
+            ":city": place.and_then(|place| place.city.as_ref()),
+            ":country": place.map(|place| &place.country),
+            ":ip_address": text(session.ip_address.as_ref()),
+            ":created_at": session.created_at,
+            ":signed_in_at": session.signed_in_at,
+            ":authenticated_at": session.authenticated_at,
+            ":last_activity_at": session.last_activity_at,
+            ":idle_timeout": session.idle_timeout_millis,
+            ":absolute_expires_at": session.absolute_expires_at,
+            ":expires_at": session.expires_at(),
+            ":auth": session.auth.as_ref().map(|auth| auth.as_str()),
+        })
+        .map(drop)
+}
+
+fn write_user(
+    connection: &Connection,
+    app: &AppName,
+    user_id: &UserId,
+    settings: &UserSettings,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO users (app, user_id, tier, max_sessions, is_blocked, credentials_changed_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (app, user_id) DO UPDATE SET tier = excluded.tier, max_sessions = excluded.max_sessions,
+                 is_blocked = excluded.is_blocked, credentials_changed_at = excluded.credentials_changed_at",
+        )?
+        .execute(params![
+            app.as_str(),
+            user_id.as_str(),
+            settings.tier,
+            settings.max_sessions,
+            settings.is_blocked,
+            settings.credentials_changed_at,
+        ])
+        .map(drop)
+}
+
+fn write_event(connection: &Connection, event: &Event, recorded_at: Timestamp) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO events (type, occurred_at, recorded_at, app, user_id, session_id, reason, ended_by,
+                 device_info, ip_address, location, data)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        )?
+        .execute(params![
+            event.kind.as_str(),
+            event.occurred_at,
+            recorded_at,
+            event.app.as_str(),
+            event.user_id.as_ref().map(UserId::as_str),
+            event.session_id,
+            event.reason.as_ref().map(Reason::as_str),
+            event.ended_by.map(EndedBy::as_str),
+            event.device_info,
+            text(event.ip_address.as_ref()),
+            event.location,
+            event.data,
+        ])
+        .map(drop)
+}

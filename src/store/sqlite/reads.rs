@@ -1,0 +1,196 @@
+//! What is read, on the read-only connections.
+
+use rusqlite::{Connection, OptionalExtension, named_params, params};
+
+use super::rows::{self, KEY_COLUMNS, SESSION_COLUMNS, USER_COLUMNS};
+use crate::clock::Timestamp;
+use crate::session::{AppName, KeyId, Session, SessionId};
+use crate::store::{AppList, AppPage, Cursor, KeyRecord, StatusFilter, UserList, UserPage, UserRecord};
+use crate::user::{UserId, UserSettings};
+
+pub(super) fn high_water(connection: &Connection) -> rusqlite::Result<Option<Timestamp>> {
+    connection
+        .prepare_cached("SELECT value FROM meta WHERE key = 'high_water'")?
+        .query_row([], |row| row.get(0))
+        .optional()
+}
+
+pub(super) fn largest_id(connection: &Connection) -> rusqlite::Result<Option<SessionId>> {
+    connection.query_row("SELECT max(id) FROM sessions", [], |row| row.get(0))
+}
+
+pub(super) fn find(connection: &Connection, id: SessionId) -> rusqlite::Result<Option<Session>> {
+    connection
+        .prepare_cached(&format!("SELECT {SESSION_COLUMNS} FROM sessions WHERE id = ?1"))?
+        .query_row([id], rows::session)
+        .optional()
+}
+
+pub(super) fn find_key(connection: &Connection, id: KeyId) -> rusqlite::Result<Option<KeyRecord>> {
+    connection
+        .prepare_cached(&format!("SELECT {KEY_COLUMNS} FROM api_keys WHERE id = ?1"))?
+        .query_row([id], rows::key)
+        .optional()
+}
+
+pub(super) fn list_keys(connection: &Connection) -> rusqlite::Result<Vec<KeyRecord>> {
+    connection
+        .prepare_cached(&format!(
+            "SELECT {KEY_COLUMNS} FROM api_keys ORDER BY created_at, id"
+        ))?
+        .query_map([], rows::key)?
+        .collect()
+}
+
+pub(super) fn user_settings(
+    connection: &Connection,
+    app: &AppName,
+    user_id: &UserId,
+) -> rusqlite::Result<UserSettings> {
+    let settings = connection
+        .prepare_cached(&format!(
+            "SELECT {USER_COLUMNS} FROM users WHERE app = ?1 AND user_id = ?2"
+        ))?
+        .query_row(params![app.as_str(), user_id.as_str()], rows::user_settings)
+        .optional()?;
+    Ok(settings.unwrap_or_default())
+}
+
+pub(super) fn find_user(
+    connection: &Connection,
+    app: &AppName,
+    user_id: &UserId,
+    now: Timestamp,
+) -> rusqlite::Result<UserRecord> {
+    let snapshot = connection.unchecked_transaction()?;
+    let settings = user_settings(&snapshot, app, user_id)?;
+    let active_count = count_active(&snapshot, app, user_id, now)?;
+    Ok(UserRecord {
+        settings,
+        active_count,
+    })
+}
+
+/// Active ones are those without a written ending whose deadline has not passed.
+pub(super) fn count_active(
+    connection: &Connection,
+    app: &AppName,
+    user_id: &UserId,
+    now: Timestamp,
+) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached(
+            "SELECT count(*) FROM sessions
+             WHERE app = ?1 AND user_id = ?2 AND ended_at IS NULL AND expires_at > ?3",
+        )?
+        .query_row(params![app.as_str(), user_id.as_str(), now], |row| row.get(0))
+}
+
+fn count_stored(connection: &Connection, app: &AppName, user_id: &UserId) -> rusqlite::Result<u64> {
+    // Two partial indexes hold the two halves; neither alone could answer without the condition.
+    connection
+        .prepare_cached(
+            "SELECT (SELECT count(*) FROM sessions WHERE app = ?1 AND user_id = ?2 AND ended_at IS NULL)
+                  + (SELECT count(*) FROM sessions WHERE app = ?1 AND user_id = ?2 AND ended_at IS NOT NULL)",
+        )?
+        .query_row(params![app.as_str(), user_id.as_str()], |row| row.get(0))
+}
+
+pub(super) fn list_user(connection: &Connection, list: &UserList) -> rusqlite::Result<UserPage> {
+    const OF_USER: &str = "app = :app AND user_id = :user AND (signed_in_at, id) < (:at, :id)";
+    // Each arm reads one partial index in the order that is asked for; SQLite merges them.
+    let arm =
+        |condition: &str| format!("SELECT {SESSION_COLUMNS} FROM sessions WHERE {OF_USER} AND {condition}");
+    let arms = match list.status {
+        StatusFilter::Active => arm("ended_at IS NULL AND expires_at > :now"),
+        StatusFilter::Ended => {
+            format!(
+                "{} UNION ALL {}",
+                arm("ended_at IS NOT NULL"),
+                arm("ended_at IS NULL AND expires_at <= :now")
+            )
+        }
+        // The second condition on the deadline only uses the parameter: every arm set must name the same ones.
+        StatusFilter::All => {
+            format!(
+                "{} UNION ALL {}",
+                arm("ended_at IS NOT NULL"),
+                arm("ended_at IS NULL AND :now IS NOT NULL")
+            )
+        }
+    };
+    let snapshot = connection.unchecked_transaction()?;
+    let after = list.after.unwrap_or(FROM_THE_NEWEST);
+    let sessions = snapshot
+        .prepare_cached(&format!(
+            "{arms} ORDER BY signed_in_at DESC, id DESC LIMIT :limit"
+        ))?
+        .query_map(
+            named_params! {
+                ":app": list.app.as_str(), ":user": list.user_id.as_str(), ":at": after.signed_in_at,
+                ":id": after.id, ":now": list.now, ":limit": list.limit + 1,
+            },
+            rows::session,
+        )?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let (sessions, next) = cut_page(sessions, list.limit);
+    let active_count = count_active(&snapshot, &list.app, &list.user_id, list.now)?;
+    let total_count = match list.status {
+        StatusFilter::Active => active_count,
+        StatusFilter::Ended => count_stored(&snapshot, &list.app, &list.user_id)? - active_count,
+        StatusFilter::All => count_stored(&snapshot, &list.app, &list.user_id)?,
+    };
+    Ok(UserPage {
+        sessions,
+        next,
+        total_count,
+        active_count,
+    })
+}
+
+pub(super) fn list_app(connection: &Connection, list: &AppList) -> rusqlite::Result<AppPage> {
+    let of_whom = if list.anonymous {
+        "user_id IS NULL"
+    } else {
+        "user_id IS NOT NULL"
+    };
+    let status = match list.status {
+        StatusFilter::Active => "ended_at IS NULL AND expires_at > :now",
+        StatusFilter::Ended => "(ended_at IS NOT NULL OR expires_at <= :now)",
+        StatusFilter::All => ":now IS NOT NULL",
+    };
+    let after = list.after.unwrap_or(FROM_THE_NEWEST);
+    // A unary + keeps a condition from choosing an index: the key's own order is the one that is asked for.
+    let sessions = connection
+        .prepare_cached(&format!(
+            "SELECT {SESSION_COLUMNS} FROM sessions
+             WHERE id < :id AND +app = :app AND +{of_whom} AND {status} ORDER BY id DESC LIMIT :limit"
+        ))?
+        .query_map(
+            named_params! {
+                ":app": list.app.as_str(), ":id": after.id, ":now": list.now, ":limit": list.limit + 1,
+            },
+            rows::session,
+        )?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let (sessions, next) = cut_page(sessions, list.limit);
+    Ok(AppPage { sessions, next })
+}
+
+/// Before every session there is.
+const FROM_THE_NEWEST: Cursor = Cursor {
+    signed_in_at: Timestamp::from_millis(i64::MAX),
+    id: SessionId::from_bytes([0xff; 16]),
+};
+
+/// One more than the page was read, to know whether there is a next one.
+fn cut_page(mut sessions: Vec<Session>, limit: usize) -> (Vec<Session>, Option<Cursor>) {
+    let more = sessions.len() > limit;
+    sessions.truncate(limit);
+    let last = sessions.last().filter(|_| more);
+    let next = last.map(|last| Cursor {
+        signed_in_at: last.signed_in_at,
+        id: last.id,
+    });
+    (sessions, next)
+}

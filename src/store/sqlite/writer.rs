@@ -1,0 +1,450 @@
+//! The thread that owns the write connection: a bounded queue, one commit for all that wait, and the order
+//! **fence → commit → announce → answer**.
+//!
+//! Changes that arrive while a commit is under way share the next one, so that the price of a durable commit is
+//! split among all who wait for it. If one change of a batch fails, the batch is rolled back and its changes are run
+//! again one by one, each in a transaction of its own: nobody pays for savepoints when nothing fails.
+//!
+//! Checkpoints run on another connection and thread, never between a commit and its answers. A passive one after
+//! every [`PASSIVE_FRAMES`] keeps up with ordinary load; past [`RESTART_FRAMES`] the writer waits, after its answers,
+//! for one that lets it start the WAL anew: that bounds the file at about 128 MiB and one batch, unless a reader holds
+//! an old snapshot longer than the busy timeout.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::changes;
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::session::SessionId;
+use crate::store::{Answer, Committed, Hooks};
+
+/// Most changes that share a commit: one takes about 10 µs, so that the first of a batch waits a few ms at most.
+const BATCH_LEN_MAX: usize = 256;
+/// Frames (pages of 4 KiB) in the WAL at which a passive checkpoint is asked for.
+const PASSIVE_FRAMES: i32 = 1_000;
+/// Frames in the WAL at which the writer waits for a checkpoint that restarts it.
+const RESTART_FRAMES: i32 = 32_000;
+
+thread_local! {
+    /// Frames in the WAL after this thread's last commit; SQLite's hook, a plain function, tells it here.
+    static WAL_FRAMES: Cell<i32> = const { Cell::new(0) };
+}
+
+/// The way to the writing thread.
+pub(super) struct Writer {
+    /// `None` once closed. A read-write lock, as senders are shared and only closing takes the channel away.
+    queue: RwLock<Option<SyncSender<Box<dyn Job>>>>,
+    queue_len: Arc<AtomicUsize>,
+    hooks: Arc<OnceLock<Arc<dyn Hooks>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What a change works with while its batch is open.
+pub(super) struct Batch<'c> {
+    /// The connection, inside the batch's transaction.
+    pub(super) connection: &'c Connection,
+    /// What the batch has done so far.
+    pub(super) committed: Committed,
+    ids: &'c mut IdGenerator,
+}
+
+impl Batch<'_> {
+    /// An id after every one given before.
+    pub(super) fn next_id(&mut self, now: Timestamp) -> SessionId {
+        self.ids.next(now)
+    }
+}
+
+/// A change in the queue. It can run again: a batch that failed is repeated one by one.
+trait Job: Send {
+    fn now(&self) -> Timestamp;
+    fn run(&mut self, batch: &mut Batch<'_>) -> rusqlite::Result<()>;
+    fn answer(self: Box<Self>, failure: Option<Error>);
+}
+
+struct Change<T, F> {
+    now: Timestamp,
+    work: F,
+    result: Option<T>,
+    reply: oneshot::Sender<Result<T, Error>>,
+}
+
+impl<T, F> Job for Change<T, F>
+where
+    T: Send,
+    F: Fn(&mut Batch<'_>) -> rusqlite::Result<T> + Send,
+{
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    fn run(&mut self, batch: &mut Batch<'_>) -> rusqlite::Result<()> {
+        self.result = Some((self.work)(batch)?);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, failure: Option<Error>) {
+        let answer = match (failure, self.result) {
+            (Some(error), _) => Err(error),
+            (None, Some(result)) => Ok(result),
+            (None, None) => Err(Error::store("the change was not run")),
+        };
+        // A caller that went away does not hear it; the change stands all the same.
+        let _ = self.reply.send(answer);
+    }
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub(super) fn start(
+        connection: Connection,
+        checkpointer: Connection,
+        last_id: Option<SessionId>,
+        queue_len_max: usize,
+    ) -> Self {
+        let (queue, waiting) = sync_channel(queue_len_max);
+        let queue_len = Arc::new(AtomicUsize::new(0));
+        let hooks = Arc::new(OnceLock::new());
+        let mut thread = WriterThread {
+            connection,
+            hooks: Arc::clone(&hooks),
+            ids: IdGenerator::after(last_id),
+            high_water: None,
+            checkpointer: Checkpointer::start(checkpointer),
+            queue_len: Arc::clone(&queue_len),
+        };
+        let handle = std::thread::Builder::new()
+            .name("sessiond-writer".into())
+            .spawn(move || thread.run(&waiting))
+            .expect("the operating system gives a thread at start");
+        Self {
+            queue: RwLock::new(Some(queue)),
+            queue_len,
+            hooks,
+            thread: Mutex::new(Some(handle)),
+        }
+    }
+
+    pub(super) fn attach(&self, hooks: Arc<dyn Hooks>) {
+        assert!(self.hooks.set(hooks).is_ok(), "hooks are attached once");
+    }
+
+    /// Queues a change; refuses at once if the queue is full or closed.
+    pub(super) fn submit<T: Send + 'static>(
+        &self,
+        now: Timestamp,
+        work: impl Fn(&mut Batch<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Answer<T> {
+        let (reply, answer) = oneshot::channel();
+        let job: Box<dyn Job> = Box::new(Change {
+            now,
+            work,
+            result: None,
+            reply,
+        });
+        let queue = self.queue.read().unwrap_or_else(PoisonError::into_inner);
+        self.queue_len.fetch_add(1, Ordering::Relaxed);
+        let refused = match queue.as_ref().map(|queue| queue.try_send(job)) {
+            Some(Ok(())) => {
+                return Box::pin(async {
+                    answer
+                        .await
+                        .unwrap_or_else(|_| Err(Error::store("the writer stopped")))
+                });
+            }
+            Some(Err(TrySendError::Full(_))) => Error::Overloaded,
+            Some(Err(TrySendError::Disconnected(_))) => Error::store("the writer stopped"),
+            None => Error::store("the store is closed"),
+        };
+        self.queue_len.fetch_sub(1, Ordering::Relaxed);
+        Box::pin(std::future::ready(Err(refused)))
+    }
+
+    pub(super) fn queue_len(&self) -> usize {
+        self.queue_len.load(Ordering::Relaxed)
+    }
+
+    /// Lets the thread finish what is queued, and waits for it.
+    pub(super) fn close(&self) {
+        self.queue.write().unwrap_or_else(PoisonError::into_inner).take();
+        let handle = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(handle) = handle
+            && handle.join().is_err()
+        {
+            log::error!("the writer of the database had failed before it was closed");
+        }
+    }
+}
+
+struct WriterThread {
+    connection: Connection,
+    hooks: Arc<OnceLock<Arc<dyn Hooks>>>,
+    ids: IdGenerator,
+    /// The largest time that is stored.
+    high_water: Option<Timestamp>,
+    checkpointer: Checkpointer,
+    queue_len: Arc<AtomicUsize>,
+}
+
+impl WriterThread {
+    fn run(&mut self, waiting: &Receiver<Box<dyn Job>>) {
+        self.connection.wal_hook(Some(|_, frames| {
+            WAL_FRAMES.set(frames);
+            Ok(())
+        }));
+        let mut batch: Vec<Box<dyn Job>> = Vec::with_capacity(BATCH_LEN_MAX);
+        while let Ok(first) = waiting.recv() {
+            batch.push(first);
+            batch.extend(waiting.try_iter().take(BATCH_LEN_MAX - 1));
+            self.queue_len.fetch_sub(batch.len(), Ordering::Relaxed);
+            self.carry_out(&mut batch);
+            self.checkpointer.after_commit(WAL_FRAMES.get());
+        }
+    }
+
+    /// Runs and answers a batch; `batch` is empty afterwards.
+    fn carry_out(&mut self, batch: &mut Vec<Box<dyn Job>>) {
+        match self.try_commit(batch) {
+            Ok(()) => batch.drain(..).for_each(|job| job.answer(None)),
+            Err(error) if batch.len() == 1 => {
+                batch
+                    .drain(..)
+                    .for_each(|job| job.answer(Some(Error::store(error.to_string()))));
+            }
+            Err(_) => {
+                // One of them failed, or the commit did: each gets its own chance and its own answer.
+                for mut job in batch.drain(..) {
+                    let result = self.try_commit(std::slice::from_mut(&mut job));
+                    job.answer(result.err().map(Error::store));
+                }
+            }
+        }
+    }
+
+    fn try_commit(&mut self, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
+        let hooks = self.hooks.get().cloned();
+        let now = jobs.iter().map(|job| job.now()).max();
+        let mut batch = Batch {
+            connection: &self.connection,
+            committed: Committed::default(),
+            ids: &mut self.ids,
+        };
+        batch.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let open = OpenTransaction(&self.connection);
+        let changes_before = self.connection.total_changes();
+
+        if let (Some(hooks), Some(now)) = (&hooks, now) {
+            for touch in hooks.due_touches(now) {
+                changes::write_touch(&mut batch, &touch, now)?;
+            }
+        }
+        jobs.iter_mut().try_for_each(|job| job.run(&mut batch))?;
+        // A batch that changes nothing, like a sweep with nothing to do, must not cost a write.
+        let is_changed = self.connection.total_changes() != changes_before;
+        let is_later = |now: &Timestamp| self.high_water.is_none_or(|stored| stored < *now);
+        let grown = now.filter(|now| is_changed && is_later(now));
+        if let Some(now) = grown {
+            changes::write_high_water(&batch, now)?;
+        }
+
+        let mut committed = batch.committed;
+        committed.batch_size = jobs.len();
+        let fenced = hooks
+            .as_ref()
+            .map(|hooks| Fenced::new(hooks.as_ref(), &committed.changed));
+        let started = Instant::now();
+        self.connection.prepare_cached("COMMIT")?.execute([])?;
+        committed.commit_time = started.elapsed();
+        drop(fenced);
+        drop(open);
+        self.high_water = grown.or(self.high_water);
+        if let Some(hooks) = &hooks {
+            hooks.announce(&committed);
+        }
+        Ok(())
+    }
+}
+
+/// Rolls back what was not committed.
+struct OpenTransaction<'c>(&'c Connection);
+
+impl Drop for OpenTransaction<'_> {
+    fn drop(&mut self) {
+        if self.0.is_autocommit() {
+            return; // committed, or rolled back by SQLite itself, as it does when the disk is full
+        }
+        if let Err(error) = self.0.execute_batch("ROLLBACK") {
+            log::error!("a failed change could not be rolled back: {error}");
+        }
+    }
+}
+
+/// The fence around a commit; it falls when the commit has returned, either way.
+struct Fenced<'h> {
+    hooks: &'h dyn Hooks,
+    changed: &'h [SessionId],
+}
+
+impl<'h> Fenced<'h> {
+    fn new(hooks: &'h dyn Hooks, changed: &'h [SessionId]) -> Self {
+        hooks.fence(changed);
+        Self { hooks, changed }
+    }
+}
+
+impl Drop for Fenced<'_> {
+    fn drop(&mut self) {
+        self.hooks.release(self.changed);
+    }
+}
+
+/// The thread that copies the WAL back into the database.
+struct Checkpointer {
+    requests: Option<SyncSender<Checkpoint>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Checkpoint {
+    /// As far as possible without waiting for anybody.
+    Passive,
+    /// All of it, and say when the WAL can start anew.
+    Restart(Sender<()>),
+}
+
+impl Checkpointer {
+    fn start(connection: Connection) -> Self {
+        let (requests, waiting) = sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("sessiond-checkpoint".into())
+            .spawn(move || run_checkpoints(&connection, &waiting))
+            .expect("the operating system gives a thread at start");
+        Self {
+            requests: Some(requests),
+            thread: Some(thread),
+        }
+    }
+
+    fn after_commit(&self, frames: i32) {
+        let Some(requests) = &self.requests else { return };
+        if frames >= RESTART_FRAMES {
+            let (done, wait) = channel();
+            if requests.send(Checkpoint::Restart(done)).is_ok() {
+                let _ = wait.recv(); // an error is a thread that stopped: it has logged why
+            }
+        } else if frames >= PASSIVE_FRAMES {
+            let _ = requests.try_send(Checkpoint::Passive); // one is already waiting: enough
+        }
+    }
+}
+
+impl Drop for Checkpointer {
+    fn drop(&mut self) {
+        self.requests.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run_checkpoints(connection: &Connection, waiting: &Receiver<Checkpoint>) {
+    let run = |mode: &str| {
+        let statement = format!("PRAGMA wal_checkpoint({mode})");
+        if let Err(error) = connection.query_row(&statement, [], |_| Ok(())) {
+            log::warn!("a checkpoint of the database failed: {error}");
+        }
+    };
+    while let Ok(request) = waiting.recv() {
+        match request {
+            Checkpoint::Passive => run("PASSIVE"),
+            Checkpoint::Restart(done) => {
+                run("RESTART");
+                let _ = done.send(());
+            }
+        }
+    }
+}
+
+/// Gives UUIDv7 (RFC 9562 §5.7) that grow strictly: within a millisecond, or while the clock stands, the random part
+/// of the last one is raised by a random amount (§6.2, method 2).
+struct IdGenerator {
+    millis: u64,
+    /// The 74 bits after the time, without version and variant.
+    random: u128,
+}
+
+const RANDOM_BITS: u32 = 74;
+
+impl IdGenerator {
+    fn after(last: Option<SessionId>) -> Self {
+        let bits = last.map_or(0, |id| u128::from_be_bytes(*id.as_bytes()));
+        let random_a = (bits >> 64) & 0xfff;
+        let random_b = bits & ((1 << 62) - 1);
+        Self {
+            millis: (bits >> 80) as u64,
+            random: random_a << 62 | random_b,
+        }
+    }
+
+    fn next(&mut self, now: Timestamp) -> SessionId {
+        let millis = u64::try_from(now.as_millis()).unwrap_or_default();
+        let fresh = random_u128();
+        if millis > self.millis {
+            self.millis = millis;
+            self.random = fresh >> (128 - RANDOM_BITS + 1); // the highest bit stays free for growth
+        } else {
+            self.random += 1 + (fresh & u128::from(u32::MAX));
+            if self.random >> RANDOM_BITS != 0 {
+                self.millis += 1;
+                self.random = fresh >> (128 - RANDOM_BITS + 1);
+            }
+        }
+        let random_a = self.random >> 62;
+        let random_b = self.random & ((1 << 62) - 1);
+        let bits = u128::from(self.millis) << 80 | 7 << 76 | random_a << 64 | 0b10 << 62 | random_b;
+        SessionId::from_bytes(bits.to_be_bytes())
+    }
+}
+
+fn random_u128() -> u128 {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the operating system provides random bytes");
+    u128::from_be_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_grow_strictly_also_when_the_clock_does_not() {
+        let mut ids = IdGenerator::after(None);
+        let mut last = ids.next(Timestamp::from_millis(1_000));
+        for step in 0..10_000 {
+            let now = Timestamp::from_millis(1_000 + step % 7 - 3);
+            let id = ids.next(now);
+            assert!(id > last, "{id} after {last}");
+            last = id;
+        }
+        let mut restarted = IdGenerator::after(Some(last));
+        assert!(restarted.next(Timestamp::from_millis(1)) > last);
+    }
+
+    #[test]
+    fn ids_are_uuids_of_version_7_with_their_time() {
+        let id = IdGenerator::after(None).next(Timestamp::from_millis(0x0192_f0c4_0000));
+        let uuid = uuid::Uuid::from_bytes(*id.as_bytes());
+        assert_eq!(
+            (uuid.get_version_num(), uuid.get_variant()),
+            (7, uuid::Variant::RFC4122)
+        );
+        assert!(id.to_string().starts_with("0192f0c4-0000-7"));
+    }
+}
