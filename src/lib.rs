@@ -35,4 +35,6 @@ pub mod clock;
 
 pub mod config;
 
+pub mod enrich;
+
 pub mod store;

@@ -1,1 +1,5 @@
 //! All integration tests, in one binary.
+
+mod config;
+mod device_names;
+mod locations;
