@@ -35,6 +35,16 @@ pub mod clock;
 
 pub mod config;
 
+pub mod manager;
+
+pub mod cache;
+
+pub mod touch;
+
+pub mod sweeper;
+
 pub mod enrich;
 
 pub mod store;
+
+pub mod metrics;

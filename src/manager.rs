@@ -1,0 +1,891 @@
+//! The one place that sees store, cache, pending touches, enrichers, limits and clock together.
+//!
+//! A check never writes and never waits for the writer: it compares the token's hash with a copy in the cache, or reads
+//! the row once, decides from the clock whether the session is over, and notes the use in memory. Every change is one
+//! command to the store, whose writer calls back here ([`Hooks`]) in the order that makes "ended means ended" true.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::cache::{CachedSession, Filled, SessionCache};
+use crate::clock::{Clock, Timestamp};
+use crate::config::{AppConfig, Config};
+use crate::enrich::{device, location::Locator};
+use crate::error::{Error, FieldError};
+use crate::metrics::Metrics;
+use crate::session::{
+    ApiKey, AppName, Auth, ClientHints, EndedBy, Ending, KeyId, NAME_CHARS_MAX, Reason, Secret, SecretHash,
+    Session, SessionId, Token, Touch, bounded_user_agent, is_clean_text,
+};
+use crate::store::{
+    AppList, AppPage, BulkEnding, Committed, Creation, Cursor, EndRequest, Hooks, KeyRecord, NewSession,
+    Outcome, Owner, Scope, SessionPatch, SessionStore, StatusFilter, UserList, UserPage, UserPatch,
+    UserRecord,
+};
+use crate::touch::PendingTouches;
+use crate::user::{SESSIONS_PER_USER_MAX, Tiers, UserId};
+
+/// Sessions that one call of [`SessionManager::revoke_app_sessions`] ends at most: some 10 ms of the writer's time.
+pub const APP_REVOKE_BATCH: usize = 500;
+/// Touches in one transaction: some 25 ms of the writer's time at a million sessions.
+const TOUCHES_PER_COMMIT: usize = 5_000;
+/// How often a row is read again because its session changed while it was read.
+const READS_PER_CHECK_MAX: usize = 3;
+
+/// A session to be started.
+#[derive(Debug, Clone, Default)]
+pub struct SignIn {
+    /// The person; `None` starts an anonymous session.
+    pub user_id: Option<UserId>,
+    /// From where.
+    pub ip_address: Option<IpAddr>,
+    /// The browser's user agent.
+    pub user_agent: Option<String>,
+    /// The browser's client hints.
+    pub client_hints: ClientHints,
+    /// A tier to store for the user.
+    pub tier: Option<String>,
+    /// What the application keeps about the sign-in.
+    pub auth: Option<Auth>,
+    /// A name for the session.
+    pub name: Option<String>,
+    /// Shorter idle timeout than the policy's, in seconds.
+    pub idle_timeout_secs: Option<u64>,
+    /// Shorter absolute timeout than the policy's, in seconds.
+    pub absolute_timeout_secs: Option<u64>,
+    /// Whether the policy's pair for remembered devices applies.
+    pub remember: bool,
+    /// When the credentials were verified; `None` is now.
+    pub authenticated_at: Option<Timestamp>,
+}
+
+/// A session that was started.
+#[derive(Debug, Clone)]
+pub struct SignedIn {
+    /// The session.
+    pub session: Session,
+    /// Its token: shown to the holder now, and never again.
+    pub token: Token,
+    /// Sessions of the same user that were evicted for it.
+    pub evicted: Vec<Session>,
+}
+
+/// Whether a check counts as a use of the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// It does, from this address if one is known.
+    Touch(Option<IpAddr>),
+    /// It does not.
+    Look,
+}
+
+/// What a check demands beside a good token.
+#[derive(Debug, Clone, Default)]
+pub struct Demands {
+    /// A sign-in not older than this, in seconds.
+    pub max_auth_age_secs: Option<u64>,
+    /// Tags that `auth.tags` must contain, all of them.
+    pub tags: Vec<String>,
+}
+
+/// What a check found.
+#[derive(Debug, Clone)]
+pub enum CheckAnswer {
+    /// The token is good; the session with its latest use.
+    Active(Arc<CachedSession>),
+    /// It is not.
+    Refused(Refusal),
+}
+
+/// Why a token is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Unknown, of another app, or with a wrong secret: nobody learns which.
+    InvalidToken,
+    /// The session has ended; only the holder of the right secret is told.
+    SessionEnded(Ending),
+    /// The sign-in is too old for what is asked.
+    ReauthenticationRequired,
+    /// The session lacks a demanded tag.
+    MissingTag,
+}
+
+impl Refusal {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidToken => "invalid_token",
+            Self::SessionEnded(_) => "session_ended",
+            Self::ReauthenticationRequired => "reauthentication_required",
+            Self::MissingTag => "missing_tag",
+        }
+    }
+}
+
+/// Why and by whom sessions are ended.
+#[derive(Debug, Clone)]
+pub struct Revocation {
+    /// Why.
+    pub reason: Reason,
+    /// Who.
+    pub by: EndedBy,
+}
+
+impl Revocation {
+    /// A revocation for one of the reasons of [`Reason`].
+    pub fn new(reason: &'static str, by: EndedBy) -> Self {
+        Self {
+            reason: Reason::known(reason),
+            by,
+        }
+    }
+}
+
+/// A user's settings with what follows from them.
+#[derive(Debug, Clone)]
+pub struct UserView {
+    /// Settings and count.
+    pub record: UserRecord,
+    /// The maximum in force.
+    pub effective_max_sessions: u32,
+}
+
+/// What the checks and the store's writer share.
+struct Held {
+    cache: SessionCache,
+    touches: PendingTouches,
+    metrics: Arc<Metrics>,
+}
+
+impl Hooks for Held {
+    fn due_touches(&self, now: Timestamp) -> Vec<Touch> {
+        self.touches.due(now)
+    }
+
+    fn fence(&self, changed: &[SessionId]) {
+        self.cache.fence(changed);
+    }
+
+    fn release(&self, changed: &[SessionId]) {
+        self.cache.release(changed);
+    }
+
+    fn announce(&self, committed: &Committed) {
+        // First spoilt, then forgotten: a reader with an older row either still finds the touch or reads again.
+        self.cache
+            .spoil_fills(committed.touched.iter().map(|touch| touch.id));
+        self.touches.written(&committed.touched);
+        self.touches
+            .forget(committed.ended.iter().map(|session| session.id));
+        for ending in committed
+            .ended
+            .iter()
+            .filter_map(|session| session.ending.as_ref())
+        {
+            let label = [("reason", known_reason(ending.reason.as_str()))];
+            self.metrics.sessions_ended.get_or_create(&label).inc();
+        }
+        self.metrics
+            .writer_batch_size
+            .observe(committed.batch_size as f64);
+        self.metrics
+            .writer_commit_seconds
+            .observe(committed.commit_time.as_secs_f64());
+    }
+}
+
+/// A reason as a metric's label: applications may make up reasons, and labels must be few.
+fn known_reason(reason: &str) -> &'static str {
+    const KNOWN: [&str; 8] = [
+        Reason::LOGOUT,
+        Reason::LOGOUT_ALL,
+        Reason::MANUAL,
+        Reason::SESSION_LIMIT_EXCEEDED,
+        Reason::IDLE_TIMEOUT,
+        Reason::ABSOLUTE_TIMEOUT,
+        Reason::USER_BLOCKED,
+        Reason::CREDENTIALS_CHANGED,
+    ];
+    KNOWN
+        .into_iter()
+        .find(|known| *known == reason)
+        .unwrap_or("other")
+}
+
+/// Starts, checks, changes, lists and ends sessions.
+pub struct SessionManager {
+    store: Arc<dyn SessionStore>,
+    held: Arc<Held>,
+    clock: Arc<Clock>,
+    locator: Option<Arc<Locator>>,
+    tiers: Arc<Tiers>,
+    apps: BTreeMap<AppName, AppConfig>,
+    touch_interval_millis: i64,
+    retention_millis: i64,
+}
+
+impl SessionManager {
+    /// A manager over a store. The store is attached to it: one manager per store.
+    ///
+    /// The clock is raised to the largest time that the store remembers.
+    pub async fn new(
+        store: Arc<dyn SessionStore>,
+        config: &Config,
+        clock: Arc<Clock>,
+        locator: Option<Arc<Locator>>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Error> {
+        if let Some(stored) = store.high_water().await? {
+            clock.raise_to(stored);
+        }
+        let cache = SessionCache::new(
+            config.cache.capacity,
+            config.cache.bytes_max,
+            metrics.cache.clone(),
+        );
+        let held = Arc::new(Held {
+            cache,
+            touches: PendingTouches::default(),
+            metrics,
+        });
+        store.attach(Arc::clone(&held) as Arc<dyn Hooks>);
+        Ok(Self {
+            store,
+            held,
+            clock,
+            locator,
+            tiers: Arc::new(config.tiers.clone()),
+            apps: config.apps.clone(),
+            touch_interval_millis: millis(config.sessions.touch_interval_secs),
+            retention_millis: millis(config.sessions.retention_secs),
+        })
+    }
+
+    /// The clock that everything here goes by.
+    pub fn clock(&self) -> &Arc<Clock> {
+        &self.clock
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.held.metrics
+    }
+
+    /// The policy of an app; `None` if the configuration does not name it.
+    pub fn app(&self, app: &AppName) -> Option<&AppConfig> {
+        self.apps.get(app)
+    }
+
+    /// All apps.
+    pub fn apps(&self) -> &BTreeMap<AppName, AppConfig> {
+        &self.apps
+    }
+
+    fn policy(&self, app: &AppName) -> Result<&AppConfig, Error> {
+        self.apps.get(app).ok_or(Error::NotFound("app"))
+    }
+
+    /// Starts a session.
+    pub async fn create(&self, app: &AppName, sign_in: SignIn) -> Result<SignedIn, Error> {
+        let policy = self.policy(app)?;
+        let now = self.clock.now();
+        self.validate(&sign_in, now)?;
+        let policy = if sign_in.remember {
+            policy.remember_timeouts()
+        } else {
+            policy.timeouts()
+        };
+        let timeouts = policy.shortened(
+            sign_in.idle_timeout_secs.map(millis),
+            sign_in.absolute_timeout_secs.map(millis),
+        );
+        let user_agent = sign_in.user_agent.as_deref().and_then(bounded_user_agent);
+        let secret = Secret::random();
+        let is_anonymous = sign_in.user_id.is_none();
+        let new = NewSession {
+            now,
+            app: app.clone(),
+            user_id: sign_in.user_id,
+            token_hash: secret.hash(),
+            name: sign_in.name,
+            device: device::describe(user_agent.as_deref(), &sign_in.client_hints),
+            user_agent,
+            place: self.locate(sign_in.ip_address),
+            ip_address: sign_in.ip_address,
+            timeouts,
+            authenticated_at: if is_anonymous {
+                None
+            } else {
+                sign_in.authenticated_at.or(Some(now))
+            },
+            auth: sign_in.auth,
+            tier: sign_in.tier,
+            tiers: Arc::clone(&self.tiers),
+        };
+        match self.store.create(new).await? {
+            Creation::Created { session, evicted } => Ok(SignedIn {
+                token: Token::new(session.id, secret),
+                session: *session,
+                evicted,
+            }),
+            Creation::UserBlocked => Err(Error::UserBlocked),
+            Creation::LimitReached => Err(Error::SessionLimitReached),
+            Creation::CredentialsChanged => Err(Error::CredentialsChanged),
+        }
+    }
+
+    fn validate(&self, sign_in: &SignIn, now: Timestamp) -> Result<(), Error> {
+        let mut errors = Vec::new();
+        let mut wrong = |field: &str, message: String| errors.push(FieldError::new(field, message));
+        if let Some(tier) = &sign_in.tier {
+            if !self.tiers.contains(tier) {
+                wrong("tier", self.unknown_tier());
+            } else if sign_in.user_id.is_none() {
+                wrong(
+                    "tier",
+                    "is stored for a user; an anonymous session has none".to_owned(),
+                );
+            }
+        }
+        if let Some(name) = &sign_in.name
+            && !is_clean_text(name, NAME_CHARS_MAX)
+        {
+            wrong("name", name_rule());
+        }
+        if let Some(at) = sign_in.authenticated_at {
+            if sign_in.user_id.is_none() {
+                wrong(
+                    "authenticated_at",
+                    "needs a user; an anonymous session is not authenticated".to_owned(),
+                );
+            } else if at > now {
+                wrong(
+                    "authenticated_at",
+                    format!("is in the future; the server's time is {now}"),
+                );
+            }
+        }
+        let timeouts = [
+            ("idle_timeout_secs", sign_in.idle_timeout_secs),
+            ("absolute_timeout_secs", sign_in.absolute_timeout_secs),
+        ];
+        for (field, value) in timeouts {
+            if value == Some(0) {
+                wrong(field, "must be at least 1".to_owned());
+            }
+        }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Invalid(errors))
+        }
+    }
+
+    fn unknown_tier(&self) -> String {
+        let names: Vec<&str> = self.tiers.names().collect();
+        format!("is not a configured tier; those are {}", names.join(", "))
+    }
+
+    fn locate(&self, address: Option<IpAddr>) -> Option<crate::session::Place> {
+        self.locator.as_ref()?.locate(address?)
+    }
+
+    /// Checks a token of this app.
+    pub async fn check(
+        &self,
+        app: &AppName,
+        token: &Token,
+        usage: Use,
+        demands: &Demands,
+    ) -> Result<CheckAnswer, Error> {
+        let presented = token.hash();
+        let entry = match self.held.cache.get(token.id()) {
+            Some(entry) => Some(entry),
+            None => self.load(token.id()).await?,
+        };
+        let answer = self.judge(app, entry, presented, usage, demands);
+        let result = match &answer {
+            CheckAnswer::Active(_) => "active",
+            CheckAnswer::Refused(refusal) => refusal.code(),
+        };
+        self.held
+            .metrics
+            .checks
+            .get_or_create(&[("result", result)])
+            .inc();
+        Ok(answer)
+    }
+
+    fn judge(
+        &self,
+        app: &AppName,
+        entry: Option<Arc<CachedSession>>,
+        presented: SecretHash,
+        usage: Use,
+        demands: &Demands,
+    ) -> CheckAnswer {
+        // An unknown id is compared too, so that it takes as long as a known one.
+        let expected = entry
+            .as_ref()
+            .map_or(SecretHash::DUMMY, |entry| entry.row().token_hash);
+        let is_right = expected.matches(&presented);
+        let Some(entry) = entry.filter(|entry| is_right && entry.row().app == *app) else {
+            return CheckAnswer::Refused(Refusal::InvalidToken);
+        };
+        let now = self.clock.now();
+        if let Some(ending) = self.ending_as_of(&entry, now) {
+            return CheckAnswer::Refused(Refusal::SessionEnded(ending));
+        }
+        if let Some(refusal) = unmet(demands, entry.row(), now) {
+            return CheckAnswer::Refused(refusal);
+        }
+        CheckAnswer::Active(match usage {
+            Use::Touch(address) => self.record_use(entry, now, address),
+            Use::Look => entry,
+        })
+    }
+
+    /// Whether and how a session that was read or cached is over.
+    fn ending_as_of(&self, entry: &CachedSession, now: Timestamp) -> Option<Ending> {
+        if entry.row().ending.is_none() {
+            if now < entry.expires_at() {
+                return None;
+            }
+            // Before a session is called dead: a use may have been noted through another copy that is gone.
+            if let Some(touch) = self.held.touches.get(entry.row().id) {
+                entry.record_use(touch.at);
+            }
+        }
+        entry.to_session().ending_as_of(now)
+    }
+
+    /// Notes a use in memory, unless one was recorded just before.
+    fn record_use(
+        &self,
+        entry: Arc<CachedSession>,
+        now: Timestamp,
+        address: Option<IpAddr>,
+    ) -> Arc<CachedSession> {
+        let row = entry.row();
+        let new_address = address.filter(|address| row.is_new_address(*address));
+        let interval = row.touch_interval_millis(self.touch_interval_millis);
+        if new_address.is_none() && now.millis_since(entry.last_activity_at()) < interval {
+            return entry;
+        }
+        if !self.held.touches.note(row, now, new_address) {
+            self.held.metrics.touches_dropped.inc();
+            return entry;
+        }
+        entry.record_use(now);
+        let Some(address) = new_address else { return entry };
+        self.held
+            .cache
+            .change(row.id, |session| session.record_use(now, Some(address)));
+        let mut session = entry.to_session();
+        session.record_use(now, Some(address));
+        Arc::new(CachedSession::new(session))
+    }
+
+    /// Reads a session that is not cached, with its pending touch, and caches it if it is active.
+    async fn load(&self, id: SessionId) -> Result<Option<Arc<CachedSession>>, Error> {
+        let mut latest = None;
+        for _ in 0..READS_PER_CHECK_MAX {
+            let ticket = self.held.cache.begin_fill(id);
+            let Some(mut session) = self.store.find(id).await? else {
+                return Ok(None);
+            };
+            if let Some(touch) = self.held.touches.get(id) {
+                touch.apply(&mut session);
+            }
+            if session.is_active(self.clock.now()) {
+                match ticket.finish(session) {
+                    Filled::Current(entry) => return Ok(Some(entry)),
+                    Filled::Stale(entry) => latest = Some(entry),
+                }
+            } else {
+                let is_current = ticket.is_current();
+                latest = Some(Arc::new(CachedSession::new(session)));
+                if is_current {
+                    break;
+                }
+            }
+        }
+        Ok(latest)
+    }
+
+    /// One session of the app, if it is the owner's; whatever its state.
+    pub async fn find(&self, app: &AppName, id: SessionId, owner: &Owner) -> Result<Session, Error> {
+        let session = self.store.find(id).await?;
+        let session = session.filter(|session| session.app == *app && owner.owns(session));
+        session
+            .map(|session| self.with_pending(session))
+            .ok_or(Error::NotFound("session"))
+    }
+
+    fn with_pending(&self, mut session: Session) -> Session {
+        if session.ending.is_none()
+            && let Some(touch) = self.held.touches.get(session.id)
+        {
+            touch.apply(&mut session);
+        }
+        session
+    }
+
+    /// Records a use of a session by its id.
+    pub async fn touch(
+        &self,
+        app: &AppName,
+        id: SessionId,
+        address: Option<IpAddr>,
+    ) -> Result<Session, Error> {
+        let entry = match self.held.cache.get(id) {
+            Some(entry) => Some(entry),
+            None => self.load(id).await?,
+        };
+        let entry = entry
+            .filter(|entry| entry.row().app == *app)
+            .ok_or(Error::NotFound("session"))?;
+        let now = self.clock.now();
+        match self.ending_as_of(&entry, now) {
+            Some(ending) => Err(Error::SessionEnded(ending)),
+            None => Ok(self.record_use(entry, now, address).to_session()),
+        }
+    }
+
+    /// Changes an active session.
+    pub async fn update(
+        &self,
+        app: &AppName,
+        id: SessionId,
+        owner: Owner,
+        patch: SessionPatch,
+    ) -> Result<Session, Error> {
+        if let Some(Some(name)) = &patch.name
+            && !is_clean_text(name, NAME_CHARS_MAX)
+        {
+            return Err(Error::invalid("name", name_rule()));
+        }
+        let now = self.clock.now();
+        match self.store.update(app.clone(), id, owner, patch, now).await? {
+            Outcome::Done(session) => Ok(self.with_pending(session)),
+            Outcome::AlreadyEnded(session) => match session.ending_as_of(now) {
+                Some(ending) => Err(Error::SessionEnded(ending)),
+                None => Err(Error::store("a session was refused as ended that has no ending")),
+            },
+            Outcome::NotFound => Err(Error::NotFound("session")),
+        }
+    }
+
+    /// Ends one session of the app, if it is the owner's; ending it again changes nothing.
+    pub async fn revoke(
+        &self,
+        app: &AppName,
+        id: SessionId,
+        owner: Owner,
+        revocation: Revocation,
+    ) -> Result<(), Error> {
+        let request = self.end_request(revocation);
+        match self.store.end(app.clone(), id, owner, request).await? {
+            Outcome::Done(_) | Outcome::AlreadyEnded(_) => Ok(()),
+            Outcome::NotFound => Err(Error::NotFound("session")),
+        }
+    }
+
+    /// Ends a user's sessions, all or all but one; answers how many.
+    pub async fn revoke_user_sessions(
+        &self,
+        app: &AppName,
+        user_id: UserId,
+        except: Option<SessionId>,
+        revocation: Revocation,
+    ) -> Result<u64, Error> {
+        let request = self.end_request(revocation);
+        let scope = Scope::User { user_id, except };
+        Ok(self
+            .store
+            .end_many(app.clone(), scope, request)
+            .await?
+            .revoked_count)
+    }
+
+    /// Ends up to [`APP_REVOKE_BATCH`] sessions of everybody in the app.
+    pub async fn revoke_app_sessions(
+        &self,
+        app: &AppName,
+        revocation: Revocation,
+    ) -> Result<BulkEnding, Error> {
+        let request = self.end_request(revocation);
+        self.store
+            .end_many(
+                app.clone(),
+                Scope::App {
+                    limit: APP_REVOKE_BATCH,
+                },
+                request,
+            )
+            .await
+    }
+
+    fn end_request(&self, revocation: Revocation) -> EndRequest {
+        EndRequest {
+            now: self.clock.now(),
+            reason: revocation.reason,
+            by: revocation.by,
+        }
+    }
+
+    /// A page of one user's sessions, newest sign-in first.
+    pub async fn list_user(
+        &self,
+        app: &AppName,
+        user_id: UserId,
+        status: StatusFilter,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<UserPage, Error> {
+        let now = self.settled_now().await;
+        let list = UserList {
+            now,
+            app: app.clone(),
+            user_id,
+            status,
+            after,
+            limit,
+        };
+        let mut page = self.store.list_user(list).await?;
+        page.sessions = page
+            .sessions
+            .into_iter()
+            .map(|session| self.with_pending(session))
+            .collect();
+        Ok(page)
+    }
+
+    /// A page of the app's sessions, newest first.
+    pub async fn list_app(
+        &self,
+        app: &AppName,
+        anonymous: bool,
+        status: StatusFilter,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<AppPage, Error> {
+        let now = self.settled_now().await;
+        let mut page = self
+            .store
+            .list_app(AppList {
+                now,
+                app: app.clone(),
+                anonymous,
+                status,
+                after,
+                limit,
+            })
+            .await?;
+        page.sessions = page
+            .sessions
+            .into_iter()
+            .map(|session| self.with_pending(session))
+            .collect();
+        Ok(page)
+    }
+
+    /// A user's settings and count.
+    pub async fn find_user(&self, app: &AppName, user_id: UserId) -> Result<UserView, Error> {
+        let now = self.settled_now().await;
+        let record = self.store.find_user(app.clone(), user_id, now).await?;
+        Ok(self.view(record))
+    }
+
+    /// Changes a user's settings.
+    pub async fn update_user(
+        &self,
+        app: &AppName,
+        user_id: UserId,
+        patch: UserPatch,
+        by: EndedBy,
+    ) -> Result<UserView, Error> {
+        let mut errors = Vec::new();
+        if let Some(Some(tier)) = &patch.tier
+            && !self.tiers.contains(tier)
+        {
+            errors.push(FieldError::new("tier", self.unknown_tier()));
+        }
+        if patch
+            .max_sessions
+            .flatten()
+            .is_some_and(|max| max > SESSIONS_PER_USER_MAX)
+        {
+            let rule = format!("must be between 0 and {SESSIONS_PER_USER_MAX}");
+            errors.push(FieldError::new("max_sessions", rule));
+        }
+        if !errors.is_empty() {
+            return Err(Error::Invalid(errors));
+        }
+        let now = self.clock.now();
+        let record = self
+            .store
+            .update_user(app.clone(), user_id, patch, by, now)
+            .await?;
+        Ok(self.view(record))
+    }
+
+    fn view(&self, record: UserRecord) -> UserView {
+        UserView {
+            effective_max_sessions: self.tiers.effective_max_sessions(&record.settings),
+            record,
+        }
+    }
+
+    /// The present moment, after touches were written that keep sessions alive which the store would take for over.
+    async fn settled_now(&self) -> Timestamp {
+        let now = self.clock.now();
+        if self.held.touches.any_due(now) {
+            // If they cannot be written, what is read may lack sessions used lately; the flush tells and tries again.
+            let due = self.held.touches.due(now);
+            if self.store.write_touches(due, now).await.is_err() {
+                self.held.metrics.touch_flush_failures.inc();
+            }
+        }
+        now
+    }
+
+    /// Makes an API key for an app. The key is in the answer and nowhere else.
+    pub async fn create_key(&self, app: &AppName, name: &str) -> Result<(KeyRecord, ApiKey), Error> {
+        if !self.apps.contains_key(app) {
+            return Err(Error::invalid(
+                "app",
+                format!("there is no [apps.{app}] in the configuration"),
+            ));
+        }
+        if !is_clean_text(name, NAME_CHARS_MAX) {
+            return Err(Error::invalid("name", name_rule()));
+        }
+        let key = ApiKey::new(KeyId::random(), Secret::random());
+        let record = KeyRecord {
+            id: key.id(),
+            app: app.clone(),
+            name: name.to_owned(),
+            hash: key.hash(),
+            created_at: self.clock.now(),
+            revoked_at: None,
+        };
+        self.store.create_key(record.clone()).await?;
+        Ok((record, key))
+    }
+
+    /// All API keys, oldest first.
+    pub async fn list_keys(&self) -> Result<Vec<KeyRecord>, Error> {
+        self.store.list_keys().await
+    }
+
+    /// Revokes an API key: the very next call with it is refused, as keys are read for each call.
+    pub async fn revoke_key(&self, id: KeyId) -> Result<(), Error> {
+        match self.store.revoke_key(id, self.clock.now()).await? {
+            true => Ok(()),
+            false => Err(Error::NotFound("API key")),
+        }
+    }
+
+    /// The app a key acts in; `None` if it is unknown, revoked, or its app is no longer configured.
+    pub async fn app_of_key(&self, key: &ApiKey) -> Result<Option<AppName>, Error> {
+        let presented = key.hash();
+        let record = self.store.find_key(key.id()).await?;
+        let expected = record.as_ref().map_or(SecretHash::DUMMY, |record| record.hash);
+        let is_right = expected.matches(&presented);
+        let record = record.filter(|record| is_right && record.revoked_at.is_none());
+        Ok(record
+            .map(|record| record.app)
+            .filter(|app| self.apps.contains_key(app)))
+    }
+
+    /// Writes all pending touches.
+    pub async fn flush_touches(&self) -> Result<(), Error> {
+        let now = self.clock.now();
+        let mut touches = self.held.touches.all();
+        touches.sort_unstable_by_key(|touch| touch.id);
+        for some in touches.chunks(TOUCHES_PER_COMMIT) {
+            let written = self.store.write_touches(some.to_vec(), now).await;
+            if written.is_err() {
+                self.held.metrics.touch_flush_failures.inc();
+            }
+            written?;
+        }
+        Ok(())
+    }
+
+    /// Writes down up to `limit` passed deadlines; answers how many.
+    pub async fn expire_overdue(&self, limit: usize) -> Result<usize, Error> {
+        self.store.expire(self.clock.now(), limit).await
+    }
+
+    /// Deletes up to `limit` sessions and events whose retention is over; answers how many.
+    pub async fn purge_old(&self, limit: usize) -> Result<usize, Error> {
+        let now = self.clock.now();
+        self.store
+            .purge(now.plus_millis(-self.retention_millis), limit, now)
+            .await
+    }
+
+    /// Reads a newer location file, if there is one.
+    pub fn reload_location(&self) {
+        if let Some(locator) = &self.locator {
+            locator.reload_if_changed();
+        }
+    }
+
+    /// Whether the store can be read.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.store.ping().await
+    }
+
+    /// What is counted, as text for a scraper.
+    pub fn render_metrics(&self) -> String {
+        let waiting = i64::try_from(self.store.queue_len()).unwrap_or(i64::MAX);
+        self.held.metrics.writer_queue_length.set(waiting);
+        self.held.metrics.render()
+    }
+
+    /// Writes what is pending, then closes the store. To be called once nothing else calls.
+    pub async fn close(&self) {
+        if let Err(error) = self.flush_touches().await {
+            log::error!("the last uses of some sessions could not be written: {error}");
+        }
+        let store = Arc::clone(&self.store);
+        if tokio::task::spawn_blocking(move || store.close()).await.is_err() {
+            log::error!("the store failed while it was closed");
+        }
+    }
+}
+
+/// The first demand that the session does not meet.
+fn unmet(demands: &Demands, session: &Session, now: Timestamp) -> Option<Refusal> {
+    if let Some(secs) = demands.max_auth_age_secs
+        && !is_recent(session, secs, now)
+    {
+        return Some(Refusal::ReauthenticationRequired);
+    }
+    let has_tags = demands.tags.is_empty()
+        || session
+            .auth
+            .as_ref()
+            .is_some_and(|auth| auth.has_tags(&demands.tags));
+    (!has_tags).then_some(Refusal::MissingTag)
+}
+
+/// Whether the session's user signed in within the last `secs` seconds.
+pub fn is_recent(session: &Session, secs: u64, now: Timestamp) -> bool {
+    session
+        .authenticated_at
+        .is_some_and(|at| now.millis_since(at) <= millis(secs))
+}
+
+fn name_rule() -> String {
+    format!("must be 1 to {NAME_CHARS_MAX} characters without control characters")
+}
+
+/// Seconds in milliseconds, stopping at the end of the range.
+fn millis(secs: u64) -> i64 {
+    i64::try_from(secs).unwrap_or(i64::MAX).saturating_mul(1_000)
+}

@@ -1,0 +1,151 @@
+//! What is counted. A metric's doc comment is its help text; names and labels are stable.
+//!
+//! Each server has a registry of its own. No metric contains a token, a key, a hash, an address or a user.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// Counters and histograms of one server.
+pub struct Metrics {
+    registry: Registry,
+    /// Checks of session tokens, by result.
+    pub checks: Family<[(&'static str, &'static str); 1], Counter>,
+    /// The session cache.
+    pub cache: CacheMetrics,
+    /// Changes that wait to be written.
+    pub writer_queue_length: Gauge,
+    /// Changes that shared a commit.
+    pub writer_batch_size: Histogram,
+    /// Seconds that a commit took.
+    pub writer_commit_seconds: Histogram,
+    /// Ticks whose touches could not be written; they are tried again.
+    pub touch_flush_failures: Counter,
+    /// Uses that were not noted because too many were pending.
+    pub touches_dropped: Counter,
+    /// Sessions that ended, by reason; reasons that applications made up are counted together as other.
+    pub sessions_ended: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Requests answered, by operation and status.
+    pub http_requests: Family<[(&'static str, String); 2], Counter>,
+    /// Seconds from a request's head to its answer's head.
+    pub http_request_seconds: Histogram,
+}
+
+/// What the session cache counts.
+#[derive(Debug, Default, Clone)]
+pub struct CacheMetrics {
+    /// Lookups that found a copy.
+    pub hits: Counter,
+    /// Lookups that did not.
+    pub misses: Counter,
+    /// Copies pushed out by others.
+    pub evictions: Counter,
+    /// Rows that were read but not kept, because their session changed meanwhile or too many were being read.
+    pub fence_drops: Counter,
+    /// Copies held now.
+    pub entries: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// A registry with everything at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("sessiond");
+        let metrics = Self {
+            checks: Family::default(),
+            cache: CacheMetrics::default(),
+            writer_queue_length: Gauge::default(),
+            writer_batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
+            writer_commit_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
+            touch_flush_failures: Counter::default(),
+            touches_dropped: Counter::default(),
+            sessions_ended: Family::default(),
+            http_requests: Family::default(),
+            http_request_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
+            registry: Registry::default(),
+        };
+        let r = &mut registry;
+        r.register(
+            "checks",
+            "Checks of session tokens, by result",
+            metrics.checks.clone(),
+        );
+        r.register(
+            "cache_hits",
+            "Lookups that found a copy",
+            metrics.cache.hits.clone(),
+        );
+        r.register(
+            "cache_misses",
+            "Lookups that found no copy",
+            metrics.cache.misses.clone(),
+        );
+        r.register(
+            "cache_evictions",
+            "Copies pushed out by others",
+            metrics.cache.evictions.clone(),
+        );
+        r.register(
+            "cache_fence_drops",
+            "Rows read but not kept, as their session changed meanwhile or too many were being read",
+            metrics.cache.fence_drops.clone(),
+        );
+        r.register("cache_entries", "Copies held now", metrics.cache.entries.clone());
+        r.register(
+            "writer_queue_length",
+            "Changes that wait to be written",
+            metrics.writer_queue_length.clone(),
+        );
+        r.register(
+            "writer_batch_size",
+            "Changes that shared a commit",
+            metrics.writer_batch_size.clone(),
+        );
+        r.register(
+            "writer_commit_seconds",
+            "Seconds that a commit took",
+            metrics.writer_commit_seconds.clone(),
+        );
+        r.register(
+            "touch_flush_failures",
+            "Ticks whose touches could not be written; they are tried again",
+            metrics.touch_flush_failures.clone(),
+        );
+        r.register(
+            "touches_dropped",
+            "Uses not noted because too many were pending",
+            metrics.touches_dropped.clone(),
+        );
+        r.register(
+            "sessions_ended",
+            "Sessions that ended, by reason",
+            metrics.sessions_ended.clone(),
+        );
+        r.register(
+            "http_requests",
+            "Requests answered, by operation and status",
+            metrics.http_requests.clone(),
+        );
+        r.register(
+            "http_request_seconds",
+            "Seconds from a request's head to its answer's head",
+            metrics.http_request_seconds.clone(),
+        );
+        Self { registry, ..metrics }
+    }
+
+    /// Everything in the OpenMetrics text format.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a string does not fail");
+        text
+    }
+}

@@ -1,0 +1,157 @@
+//! Uses that are answered but not written yet.
+//!
+//! A check notes its use here, in memory; a tick writes all of them in one transaction. Until that has committed they
+//! stay, and whoever reads a row lays them over it, so that nobody sees a session as less used than it is. Before
+//! anything looks at stored deadlines, the writer writes those whose stored deadline has passed ([`PendingTouches::due`]).
+//!
+//! Bounded: past [`PENDING_MAX`] a use of a further session is not noted. A lost touch can only shorten a session.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::clock::Timestamp;
+use crate::session::{Session, SessionId, Touch};
+
+/// Most sessions with pending touches: more than a server answers checks in a second, at about 150 bytes each.
+pub const PENDING_MAX: usize = 200_000;
+
+/// Pending touches by session.
+#[derive(Default)]
+pub struct PendingTouches {
+    /// One lock: it is taken once per session and touch interval, and for every miss, never for a plain hit.
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    by_session: HashMap<SessionId, Pending>,
+    /// No pending touch has an earlier stored deadline; so most questions for due ones are answered at once.
+    earliest_deadline: Option<Timestamp>,
+}
+
+struct Pending {
+    touch: Touch,
+    /// The deadline in the row when this was first noted; the row's may be later by now, never earlier.
+    stored_deadline: Timestamp,
+}
+
+impl PendingTouches {
+    /// Notes a use of the session whose row, as last read, is `row`; `false` if there was no room.
+    pub fn note(&self, row: &Session, at: Timestamp, new_address: Option<IpAddr>) -> bool {
+        let mut inner = self.lock();
+        let is_full = inner.by_session.len() >= PENDING_MAX;
+        let stored_deadline = row.expires_at();
+        match inner.by_session.entry(row.id) {
+            Entry::Occupied(mut entry) => {
+                let touch = &mut entry.get_mut().touch;
+                touch.at = touch.at.max(at);
+                if touch.first_address.is_none() {
+                    touch.first_address = new_address;
+                } else if new_address.is_some() {
+                    touch.last_address = new_address;
+                }
+                return true;
+            }
+            Entry::Vacant(_) if is_full => return false,
+            Entry::Vacant(entry) => {
+                let touch = Touch {
+                    id: row.id,
+                    at,
+                    first_address: new_address,
+                    last_address: None,
+                };
+                entry.insert(Pending {
+                    touch,
+                    stored_deadline,
+                });
+            }
+        }
+        let earliest = inner
+            .earliest_deadline
+            .map_or(stored_deadline, |known| known.min(stored_deadline));
+        inner.earliest_deadline = Some(earliest);
+        true
+    }
+
+    /// The pending touch of a session.
+    pub fn get(&self, id: SessionId) -> Option<Touch> {
+        self.lock().by_session.get(&id).map(|pending| pending.touch)
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Touch> {
+        self.lock()
+            .by_session
+            .values()
+            .map(|pending| pending.touch)
+            .collect()
+    }
+
+    /// Whether any has a stored deadline that has passed at `now`.
+    pub fn any_due(&self, now: Timestamp) -> bool {
+        self.lock()
+            .earliest_deadline
+            .is_some_and(|earliest| earliest <= now)
+    }
+
+    /// Those whose stored deadline has passed at `now`.
+    pub fn due(&self, now: Timestamp) -> Vec<Touch> {
+        let inner = self.lock();
+        if inner.earliest_deadline.is_none_or(|earliest| earliest > now) {
+            return Vec::new();
+        }
+        let is_due = |pending: &&Pending| pending.stored_deadline <= now;
+        inner
+            .by_session
+            .values()
+            .filter(is_due)
+            .map(|pending| pending.touch)
+            .collect()
+    }
+
+    /// These have been committed: those to which nothing was added since are no longer pending.
+    pub fn written(&self, touches: &[Touch]) {
+        if touches.is_empty() {
+            return;
+        }
+        let mut inner = self.lock();
+        for touch in touches {
+            if inner
+                .by_session
+                .get(&touch.id)
+                .is_some_and(|pending| pending.touch == *touch)
+            {
+                inner.by_session.remove(&touch.id);
+            }
+        }
+        inner.find_earliest();
+    }
+
+    /// Forgets the touches of sessions that ended.
+    pub fn forget(&self, ended: impl Iterator<Item = SessionId>) {
+        let mut inner = self.lock();
+        let before = inner.by_session.len();
+        for id in ended {
+            inner.by_session.remove(&id);
+        }
+        if inner.by_session.len() != before {
+            inner.find_earliest();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn find_earliest(&mut self) {
+        self.earliest_deadline = self
+            .by_session
+            .values()
+            .map(|pending| pending.stored_deadline)
+            .min();
+    }
+}
