@@ -48,3 +48,11 @@ pub mod enrich;
 pub mod store;
 
 pub mod metrics;
+
+pub mod http;
+
+pub mod server;
+
+pub mod cli;
+
+pub mod telemetry;

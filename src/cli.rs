@@ -1,0 +1,419 @@
+//! The command line.
+//!
+//! Commands that look or change go through the operator socket of the running server; if none runs they take the same
+//! lock, serve that socket themselves for the one request, and so do the same thing in the same way. Results go to
+//! stdout, words about them to stderr. Exit code 2: the command or the configuration is wrong; 1: it failed.
+
+mod dev;
+mod operator;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError, Flags};
+use crate::server::{Mode, Server, StartError};
+use crate::session::{AppName, NAME_CHARS_MAX};
+use operator::{Operator, OperatorError};
+
+/// A session server in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "sessiond", version, about, max_term_width = 100)]
+#[command(
+    after_help = "Start with `sessiond dev`: it needs no set-up. Documentation: README.md and `/docs`."
+)]
+pub struct Command {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The configuration file; without one the embedded defaults hold
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The database file
+    #[arg(long, global = true, value_name = "FILE")]
+    database: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Try it out: server, dashboard and sample people, on this machine only
+    Dev {
+        /// Where to listen; a loopback address
+        #[arg(long, value_name = "ADDR")]
+        listen: Option<SocketAddr>,
+    },
+    /// Run the server
+    Serve {
+        /// Where to listen
+        #[arg(long, value_name = "ADDR")]
+        listen: Option<SocketAddr>,
+    },
+    /// Make, list and revoke the API keys of backends
+    #[command(subcommand)]
+    Keys(Keys),
+    /// List and revoke sessions
+    #[command(subcommand)]
+    Sessions(Sessions),
+    /// Show, block and unblock users
+    #[command(subcommand)]
+    Users(Users),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Args)]
+struct App {
+    /// The app it is about
+    #[arg(long, value_name = "APP", default_value = "default", value_parser = parse_app)]
+    app: AppName,
+}
+
+fn parse_app(text: &str) -> Result<AppName, String> {
+    AppName::parse(text).ok_or_else(|| "not the name of an app".to_owned())
+}
+
+#[derive(Debug, Subcommand)]
+enum Keys {
+    /// Make an API key; it is printed once, alone on its line, and kept nowhere
+    Create {
+        /// What to call it
+        #[arg(value_parser = parse_name)]
+        name: String,
+        #[command(flatten)]
+        app: App,
+    },
+    /// List all keys, of all apps
+    List,
+    /// Revoke a key; the very next call with it is refused
+    Revoke {
+        /// The key's id, from `keys list`
+        id: String,
+    },
+}
+
+fn parse_name(text: &str) -> Result<String, String> {
+    let is_good = crate::session::is_clean_text(text, NAME_CHARS_MAX);
+    is_good
+        .then(|| text.to_owned())
+        .ok_or_else(|| format!("must be 1 to {NAME_CHARS_MAX} printable characters"))
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Status {
+    Active,
+    Ended,
+    All,
+}
+
+#[derive(Debug, Subcommand)]
+enum Sessions {
+    /// List sessions, newest first
+    List {
+        /// Only this user's
+        #[arg(long, value_name = "USER")]
+        user: Option<String>,
+        /// Which
+        #[arg(long, value_enum, default_value = "active")]
+        status: Status,
+        /// At most so many
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200))]
+        limit: u32,
+        #[command(flatten)]
+        app: App,
+    },
+    /// Revoke one session, or all of a user's
+    Revoke {
+        /// The session's id
+        #[arg(required_unless_present = "user", conflicts_with = "user")]
+        id: Option<String>,
+        /// All sessions of this user
+        #[arg(long, value_name = "USER")]
+        user: Option<String>,
+        /// Why, up to 255 characters
+        #[arg(long)]
+        reason: Option<String>,
+        #[command(flatten)]
+        app: App,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Users {
+    /// Show a user's settings and sessions
+    Show {
+        /// The user's id
+        user: String,
+        #[command(flatten)]
+        app: App,
+    },
+    /// End all sessions of a user and refuse new ones
+    Block {
+        /// The user's id
+        user: String,
+        #[command(flatten)]
+        app: App,
+    },
+    /// Let a blocked user sign in again
+    Unblock {
+        /// The user's id
+        user: String,
+        #[command(flatten)]
+        app: App,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the configuration in force, or all its mistakes
+    Check,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Start(#[from] StartError),
+    #[error("{0}")]
+    Operator(#[from] OperatorError),
+    #[error("{0}")]
+    Manager(#[from] crate::error::Error),
+    #[error(
+        "`sessiond dev` listens on loopback addresses only, not on {0}; to serve others: `sessiond serve`"
+    )]
+    NotLoopback(SocketAddr),
+    #[error("cannot start: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::NotLoopback(_) => 2,
+            Self::Start(_) | Self::Operator(_) | Self::Manager(_) | Self::Io(_) => 1,
+        }
+    }
+}
+
+impl Command {
+    /// What the log shows unless `RUST_LOG` says: a server tells what it does, a command only what goes wrong.
+    pub fn default_log_filter(&self) -> &'static str {
+        match self.what {
+            What::Dev { .. } | What::Serve { .. } => "info,actix_server=warn",
+            _ => "warn",
+        }
+    }
+
+    /// Carries the command out.
+    pub fn run(self) -> ExitCode {
+        let result = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Failure::from)
+            .and_then(|runtime| runtime.block_on(self.carry_out()));
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                eprintln!("sessiond: {failure}");
+                ExitCode::from(failure.exit_code())
+            }
+        }
+    }
+
+    async fn carry_out(self) -> Result<(), Failure> {
+        match self.what {
+            What::Dev { listen } => dev::run(&self.common, listen).await,
+            What::Serve { listen } => {
+                let config = self.common.load(listen)?;
+                config.check_for_serving()?;
+                serve(config).await
+            }
+            What::Keys(command) => {
+                command
+                    .run(&Operator::reach(self.common.load(None)?).await?)
+                    .await
+            }
+            What::Sessions(command) => {
+                command
+                    .run(&Operator::reach(self.common.load(None)?).await?)
+                    .await
+            }
+            What::Users(command) => {
+                command
+                    .run(&Operator::reach(self.common.load(None)?).await?)
+                    .await
+            }
+            What::Config(ConfigCommand::Check) => {
+                print!("{}", self.common.load(None)?.to_toml());
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Common {
+    fn load(&self, listen: Option<SocketAddr>) -> Result<Config, ConfigError> {
+        let flags = Flags {
+            listen,
+            database: self.database.clone(),
+        };
+        // A variable that is not UTF-8 cannot be one of ours.
+        let environment =
+            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+        Config::load(self.config.as_deref(), environment, flags)
+    }
+}
+
+async fn serve(config: Config) -> Result<(), Failure> {
+    let database = config.database.path.display().to_string();
+    let base_path = config.server.base_path.clone();
+    let server = Server::bind(config, Mode::Serve, Arc::new(Clock::system())).await?;
+    let address = server
+        .address()
+        .map(|address| address.to_string())
+        .unwrap_or_default();
+    log::info!("serving on http://{address}{base_path}/ with the database {database}");
+    let keys = server.manager().list_keys().await?;
+    if !keys.iter().any(|key| key.revoked_at.is_none()) {
+        log::warn!(
+            "there is no API key yet, so no backend can start sessions; make one: \
+             sessiond keys create NAME --database {database}"
+        );
+    }
+    server.run(stop_signal()?).await?;
+    log::info!("stopped; everything that was acknowledged is in the database");
+    Ok(())
+}
+
+/// Done when the process is asked to stop, by SIGTERM or SIGINT.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        log::info!("stopping: no new connections, running requests end");
+    })
+}
+
+impl Keys {
+    async fn run(self, operator: &Operator) -> Result<(), Failure> {
+        match self {
+            Self::Create { name, app } => {
+                let body = serde_json::json!({ "name": name });
+                let created = operator.post("/v1/keys", &app.app, &body).await?;
+                println!("{}", operator::text(&created, "key"));
+                eprintln!(
+                    "This key acts in the app {}. It is shown only now; its id is {}.",
+                    app.app,
+                    operator::text(&created, "id")
+                );
+            }
+            Self::List => {
+                let listed = operator.get("/v1/keys", &AppName::default_app(), &[]).await?;
+                let columns = ["id", "app", "name", "created_at", "revoked_at"];
+                operator::print_table(&listed["keys"], &columns);
+            }
+            Self::Revoke { id } => {
+                let path = operator::path(&["v1", "keys", &id]);
+                operator.delete(&path, &AppName::default_app(), &[]).await?;
+                eprintln!("Revoked.");
+            }
+        }
+        operator.finish().await
+    }
+}
+
+impl Sessions {
+    async fn run(self, operator: &Operator) -> Result<(), Failure> {
+        match self {
+            Self::List {
+                user,
+                status,
+                limit,
+                app,
+            } => {
+                let status = match status {
+                    Status::Active => "active",
+                    Status::Ended => "ended",
+                    Status::All => "all",
+                };
+                let limit = limit.to_string();
+                let mut query = vec![("status", status), ("limit", limit.as_str())];
+                query.extend(user.as_deref().map(|user| ("user_id", user)));
+                let listed = operator.get("/v1/sessions", &app.app, &query).await?;
+                let columns = [
+                    "id",
+                    "user_id",
+                    "status",
+                    "device_info",
+                    "location",
+                    "ip_address",
+                    "last_activity_at",
+                ];
+                operator::print_table(&listed["sessions"], &columns);
+                if !listed["next_cursor"].is_null() {
+                    eprintln!("There are more; --limit goes up to 200.");
+                }
+            }
+            Self::Revoke {
+                id,
+                user,
+                reason,
+                app,
+            } => {
+                let query: Vec<(&str, &str)> = reason
+                    .as_deref()
+                    .map(|reason| ("reason", reason))
+                    .into_iter()
+                    .collect();
+                if let Some(user) = user {
+                    let path = operator::path(&["v1", "users", &user, "sessions"]);
+                    let revoked = operator.delete(&path, &app.app, &query).await?;
+                    eprintln!("Revoked {} session(s).", revoked["revoked_count"]);
+                } else {
+                    let path = operator::path(&["v1", "sessions", &id.unwrap_or_default()]);
+                    operator.delete(&path, &app.app, &query).await?;
+                    eprintln!("Revoked.");
+                }
+            }
+        }
+        operator.finish().await
+    }
+}
+
+impl Users {
+    async fn run(self, operator: &Operator) -> Result<(), Failure> {
+        match self {
+            Self::Show { user, app } => {
+                let path = operator::path(&["v1", "users", &user]);
+                let shown = operator.get(&path, &app.app, &[]).await?;
+                operator::print_record(&shown);
+            }
+            Self::Block { user, app } => set_blocked(operator, &user, &app, true).await?,
+            Self::Unblock { user, app } => set_blocked(operator, &user, &app, false).await?,
+        }
+        operator.finish().await
+    }
+}
+
+async fn set_blocked(operator: &Operator, user: &str, app: &App, is_blocked: bool) -> Result<(), Failure> {
+    let path = operator::path(&["v1", "users", user]);
+    let body = serde_json::json!({ "is_blocked": is_blocked });
+    let shown = operator.patch(&path, &app.app, &body).await?;
+    operator::print_record(&shown);
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! The command line's way to the sessions: the operator socket of the running server, or one of its own.
+
+use std::path::Path;
+use std::time::Duration;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{Client, Method};
+use serde_json::Value;
+use tokio::sync::{Mutex, oneshot};
+use tokio::task::JoinHandle;
+
+use super::Failure;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::server::{Mode, Server, StartError, beside};
+use crate::session::AppName;
+
+/// How long one call may take: a bulk ending of 10,000 sessions on a slow disk.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why a call did not work.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OperatorError {
+    #[error("{0}")]
+    Refused(String),
+    #[error("cannot reach the server by its operator socket: {0}")]
+    Unreachable(#[from] reqwest::Error),
+}
+
+/// A connection to the operator plane.
+pub(super) struct Operator {
+    client: Client,
+    /// A server of our own, if none was running.
+    own: Mutex<Option<OwnServer>>,
+}
+
+struct OwnServer {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), StartError>>,
+}
+
+impl Operator {
+    /// Reaches the running server, or starts one that has only the socket.
+    pub(super) async fn reach(config: Config) -> Result<Self, Failure> {
+        let socket = beside(&config.database.path, ".sock");
+        let client = client(&socket)?;
+        if answers(&client).await {
+            return Ok(Self {
+                client,
+                own: Mutex::new(None),
+            });
+        }
+        let server = Server::bind(config, Mode::OperatorOnly, std::sync::Arc::new(Clock::system())).await?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(server.run(async {
+            let _ = stopped.await; // dropped without a word is a stop too
+        }));
+        Ok(Self {
+            client,
+            own: Mutex::new(Some(OwnServer { stop, task })),
+        })
+    }
+
+    /// Stops our own server, if there is one, and waits until the database is closed.
+    pub(super) async fn finish(&self) -> Result<(), Failure> {
+        let Some(own) = self.own.lock().await.take() else {
+            return Ok(());
+        };
+        drop(own.stop);
+        own.task
+            .await
+            .map_err(std::io::Error::other)?
+            .map_err(Failure::from)
+    }
+
+    pub(super) async fn get(
+        &self,
+        path: &str,
+        app: &AppName,
+        query: &[(&str, &str)],
+    ) -> Result<Value, Failure> {
+        self.call(Method::GET, path, app, query, None).await
+    }
+
+    pub(super) async fn post(&self, path: &str, app: &AppName, body: &Value) -> Result<Value, Failure> {
+        self.call(Method::POST, path, app, &[], Some(body)).await
+    }
+
+    pub(super) async fn patch(&self, path: &str, app: &AppName, body: &Value) -> Result<Value, Failure> {
+        self.call(Method::PATCH, path, app, &[], Some(body)).await
+    }
+
+    pub(super) async fn delete(
+        &self,
+        path: &str,
+        app: &AppName,
+        query: &[(&str, &str)],
+    ) -> Result<Value, Failure> {
+        self.call(Method::DELETE, path, app, query, None).await
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        app: &AppName,
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Value, Failure> {
+        let result = self.send(method, path, app, query, body).await;
+        if result.is_err() {
+            // The database is closed in order also when the command fails; that failure is the one to tell.
+            let _ = self.finish().await;
+        }
+        Ok(result?)
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        app: &AppName,
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Value, OperatorError> {
+        let mut url = format!("http://localhost{path}?app={app}");
+        for (name, value) in query {
+            url.push_str(&format!("&{name}={}", encode(value)));
+        }
+        let mut request = self.client.request(method, url);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await?;
+        let status = response.status();
+        let bytes = response.bytes().await?;
+        let answer: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        if status.is_success() {
+            Ok(answer)
+        } else {
+            Err(OperatorError::Refused(refusal(&answer, status.as_u16())))
+        }
+    }
+}
+
+fn client(socket: &Path) -> Result<Client, OperatorError> {
+    Ok(Client::builder()
+        .unix_socket(socket)
+        .timeout(CALL_TIMEOUT)
+        .build()?)
+}
+
+async fn answers(client: &Client) -> bool {
+    client
+        .get("http://localhost/healthz")
+        .send()
+        .await
+        .is_ok_and(|response| response.status().is_success())
+}
+
+/// A problem in words: its detail, and what is wrong with each field.
+fn refusal(problem: &Value, status: u16) -> String {
+    let mut words = match problem["detail"].as_str() {
+        Some(detail) => detail.to_owned(),
+        None => format!("the server answered {status}"),
+    };
+    for error in problem["errors"].as_array().into_iter().flatten() {
+        words.push_str(&format!(
+            "\n  {} {}",
+            text(error, "field"),
+            text(error, "message")
+        ));
+    }
+    words
+}
+
+fn encode(value: &str) -> String {
+    utf8_percent_encode(value, NON_ALPHANUMERIC).to_string()
+}
+
+/// A path of these segments.
+pub(super) fn path(segments: &[&str]) -> String {
+    segments
+        .iter()
+        .map(|segment| format!("/{}", encode(segment)))
+        .collect()
+}
+
+/// A field as text that a terminal shows as it is.
+pub(super) fn text(record: &Value, field: &str) -> String {
+    let text = match &record[field] {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    // Whoever signs in picks their user agent: no escape sequences for the operator's terminal.
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// Prints a list of records as columns.
+pub(super) fn print_table(records: &Value, columns: &[&str]) {
+    let rows: Vec<Vec<String>> = records
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|record| columns.iter().map(|column| text(record, column)).collect())
+        .collect();
+    let header: Vec<String> = columns.iter().map(|column| column.to_uppercase()).collect();
+    let width = |index: usize| {
+        rows.iter()
+            .chain([&header])
+            .map(|row| row[index].chars().count())
+            .max()
+            .unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    for row in [&header].into_iter().chain(&rows) {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}", width = *width))
+            .collect();
+        println!("{}", cells.join("  ").trim_end());
+    }
+}
+
+/// Prints one record, a field a line.
+pub(super) fn print_record(record: &Value) {
+    for name in record.as_object().into_iter().flat_map(|fields| fields.keys()) {
+        println!("{name}: {}", text(record, name));
+    }
+}

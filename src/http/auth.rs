@@ -1,0 +1,290 @@
+//! Who is calling: a backend by its API key, the command line by the socket it came through, or the holder of a
+//! session token by bearer header or cookie.
+//!
+//! Only an `Authorization` header of scheme `Bearer` counts; one that is malformed or unknown is refused and never falls
+//! back to the cookie. The planes never take each other's credentials. What comes by cookie is checked for coming from
+//! another site (OWASP CSRF Prevention Cheat Sheet: Fetch Metadata, else the Origin header).
+
+use std::sync::Arc;
+
+use actix_web::http::{Method, Uri, header};
+use actix_web::{HttpRequest, web};
+
+use super::input::Query;
+use super::problem::{Code, Problem};
+use super::{State, address, cookie};
+use crate::cache::CachedSession;
+use crate::config::AppConfig;
+use crate::manager::{CheckAnswer, Demands, Refusal, Use};
+use crate::session::{ApiKey, AppName, EndedBy, Session, SessionId, Token};
+use crate::store::Owner;
+
+/// Which listener a request came through, and with it what it may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plane {
+    /// TCP: an API key is needed.
+    Public,
+    /// The Unix socket: opening it was the permission.
+    Operator,
+}
+
+/// A caller of the service plane.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// The app it acts in.
+    pub app: AppName,
+    /// Who ends what it ends, unless it says.
+    pub by: EndedBy,
+}
+
+/// Finds out which backend is calling. On the operator plane it takes the parameter `app` from the query.
+pub async fn backend(request: &HttpRequest, state: &State, query: &mut Query) -> Result<Backend, Problem> {
+    if state.plane == Plane::Operator {
+        let app = named_app(state, query)?.unwrap_or_else(AppName::default_app);
+        return Ok(Backend {
+            app,
+            by: EndedBy::Operator,
+        });
+    }
+    let refused = |detail: &str| Problem::new(Code::InvalidApiKey, detail);
+    let presented = bearer(request).ok_or_else(|| refused("Send an API key: Authorization: Bearer ssk_…"))?;
+    let key = presented
+        .and_then(ApiKey::parse)
+        .ok_or_else(|| refused("This is not an API key of this server."))?;
+    match state.manager.app_of_key(&key).await? {
+        Some(app) => Ok(Backend {
+            app,
+            by: EndedBy::App,
+        }),
+        None => Err(refused("This is not an API key of this server.")),
+    }
+}
+
+/// The holder of a session token.
+#[derive(Debug)]
+pub struct Holder {
+    /// The app of the request.
+    pub app: AppName,
+    /// The session as it is after this use.
+    pub entry: Arc<CachedSession>,
+}
+
+impl Holder {
+    /// The session's row.
+    pub fn session(&self) -> &Session {
+        self.entry.row()
+    }
+
+    /// Whose sessions the holder may see and end: their own. For an anonymous session that is itself alone.
+    pub fn reach(&self) -> Reach {
+        match &self.session().user_id {
+            Some(user_id) => Reach::User(Owner::User(user_id.clone())),
+            None => Reach::Itself(self.session().id),
+        }
+    }
+}
+
+/// What a holder's calls may concern.
+#[derive(Debug, Clone)]
+pub enum Reach {
+    /// All sessions of one user.
+    User(Owner),
+    /// One session.
+    Itself(SessionId),
+}
+
+/// How a token came.
+#[derive(Debug)]
+pub enum Presented {
+    /// In the header.
+    Bearer(Token),
+    /// In one or more cookies of the app's name; those that are no tokens are left out.
+    Cookies(Vec<Token>),
+    /// Not at all.
+    Nothing,
+}
+
+/// Finds a request's app: `?app=`, else the one that lists the host, else `default`.
+pub fn app_of_request(request: &HttpRequest, state: &State, query: &mut Query) -> Result<AppName, Problem> {
+    if let Some(app) = named_app(state, query)? {
+        return Ok(app);
+    }
+    let host = host_of(request);
+    let lists_host = |config: &AppConfig| host.as_ref().is_some_and(|host| config.hosts.contains(host));
+    let by_host = state.manager.apps().iter().find(|(_, config)| lists_host(config));
+    Ok(by_host.map_or_else(AppName::default_app, |(app, _)| app.clone()))
+}
+
+fn named_app(state: &State, query: &mut Query) -> Result<Option<AppName>, Problem> {
+    let Some(name) = query.text("app") else {
+        return Ok(None);
+    };
+    let app = AppName::parse(&name).filter(|app| state.manager.app(app).is_some());
+    app.map(Some)
+        .ok_or_else(|| Problem::invalid_field("app", "is not a configured app"))
+}
+
+/// The host a request is for, lower-case and without port.
+pub fn host_of(request: &HttpRequest) -> Option<String> {
+    let named = request
+        .headers()
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let authority = named
+        .map(str::to_owned)
+        .or_else(|| request.uri().authority().map(ToString::to_string))?;
+    let uri: Uri = format!("http://{authority}/").parse().ok()?;
+    uri.host().map(str::to_ascii_lowercase)
+}
+
+/// The value of the first bearer header: `None` without one, `Some(None)` if it is not text.
+fn bearer(request: &HttpRequest) -> Option<Option<&str>> {
+    request
+        .headers()
+        .get_all(header::AUTHORIZATION)
+        .find_map(|value| {
+            let bytes = value.as_bytes();
+            let scheme = bytes.get(..6)?;
+            let is_bearer =
+                scheme.eq_ignore_ascii_case(b"bearer") && bytes.get(6).is_none_or(|next| *next == b' ');
+            is_bearer.then(|| std::str::from_utf8(&bytes[6..]).ok().map(str::trim))
+        })
+}
+
+/// Reads the credentials of the token and self planes, and refuses cookies that another site made the browser send.
+pub fn present(request: &HttpRequest, state: &State, app: &AppName) -> Result<Presented, Problem> {
+    if let Some(presented) = bearer(request) {
+        let token = presented.and_then(Token::parse).ok_or(Refusal::InvalidToken)?;
+        return Ok(Presented::Bearer(token));
+    }
+    let Some(config) = state.manager.app(app) else {
+        return Ok(Presented::Nothing);
+    };
+    let name = cookie::name(&config.cookie);
+    let mut values = cookie::values(request.headers(), &name).peekable();
+    if values.peek().is_none() {
+        return Ok(Presented::Nothing);
+    }
+    refuse_cross_site(request, &state.public_origins)?;
+    Ok(Presented::Cookies(values.filter_map(Token::parse).collect()))
+}
+
+/// Checks the token of a request. `may_touch`: whether the call counts as a use.
+pub async fn holder(
+    request: &HttpRequest,
+    state: &State,
+    query: &mut Query,
+    may_touch: bool,
+    demands: &Demands,
+) -> Result<Holder, Problem> {
+    let app = app_of_request(request, state, query)?;
+    let client = || address::of_request(request, &state.trusted_proxies);
+    let answer = match present(request, state, &app)? {
+        Presented::Nothing => {
+            let detail = "Send a session token: Authorization: Bearer sst_…, or the app's cookie.";
+            return Err(Problem::new(Code::NoSession, detail));
+        }
+        Presented::Bearer(token) => {
+            // A backend that passes its caller's token on would record itself.
+            let address = may_touch
+                .then(client)
+                .filter(|client| client.is_forwarded)
+                .and_then(|c| c.address);
+            let usage = if may_touch { Use::Touch(address) } else { Use::Look };
+            state.manager.check(&app, &token, usage, demands).await?
+        }
+        Presented::Cookies(tokens) => {
+            let usage = if may_touch {
+                Use::Touch(client().address)
+            } else {
+                Use::Look
+            };
+            check_cookies(state, &app, &tokens, usage, demands).await?
+        }
+    };
+    match answer {
+        CheckAnswer::Active(entry) => Ok(Holder { app, entry }),
+        CheckAnswer::Refused(refusal) => Err(refusal.into()),
+    }
+}
+
+/// Of several cookies of our name the one that is valid counts; two that are valid and differ are refused.
+async fn check_cookies(
+    state: &State,
+    app: &AppName,
+    tokens: &[Token],
+    usage: Use,
+    demands: &Demands,
+) -> Result<CheckAnswer, Problem> {
+    if let [token] = tokens {
+        return Ok(state.manager.check(app, token, usage, demands).await?);
+    }
+    let mut valid: Option<&Token> = None;
+    let mut refused = Refusal::InvalidToken;
+    for token in tokens {
+        match state
+            .manager
+            .check(app, token, Use::Look, &Demands::default())
+            .await?
+        {
+            CheckAnswer::Active(_) => match valid {
+                Some(other) if other.id() != token.id() => {
+                    let detail =
+                        "Two cookies name different sessions, both valid. Sign out, or clear the cookies.";
+                    return Err(Problem::new(Code::AmbiguousCookie, detail));
+                }
+                _ => valid = Some(token),
+            },
+            // Whoever holds the token of an ended session is told so, rather than that it is unknown.
+            CheckAnswer::Refused(refusal @ Refusal::SessionEnded(_)) => refused = refusal,
+            CheckAnswer::Refused(_) => {}
+        }
+    }
+    match valid {
+        Some(token) => Ok(state.manager.check(app, token, usage, demands).await?),
+        None => Ok(CheckAnswer::Refused(refused)),
+    }
+}
+
+/// Refuses a request with our cookie that another site made the browser send.
+///
+/// An unsafe one needs `Sec-Fetch-Site: same-origin`, or without that header an `Origin` that is ours; `same-site` is a
+/// sibling sub-domain and is refused too. A safe one is refused only if the browser says that another site fetches it.
+pub fn refuse_cross_site(request: &HttpRequest, public_origins: &[String]) -> Result<(), Problem> {
+    let text = |name: &str| {
+        request
+            .headers()
+            .get(name)
+            .map(|value| value.to_str().unwrap_or_default())
+    };
+    let site = text("sec-fetch-site");
+    let is_safe = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+    let is_allowed = match (is_safe, site) {
+        (true, site) => !matches!(site, Some("cross-site" | "same-site")),
+        (false, Some(site)) => site == "same-origin",
+        (false, None) => text("origin").is_some_and(|origin| is_own_origin(request, origin, public_origins)),
+    };
+    if is_allowed {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Code::CrossSite,
+        "This request carries a cookie, but another site made the browser send it.",
+    ))
+}
+
+fn is_own_origin(request: &HttpRequest, origin: &str, public_origins: &[String]) -> bool {
+    let origin = origin.to_ascii_lowercase();
+    if !public_origins.is_empty() {
+        return public_origins.contains(&origin);
+    }
+    let host = request
+        .headers()
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let authority = origin.split_once("://").map(|(_, authority)| authority);
+    authority.is_some() && authority == host.map(str::to_ascii_lowercase).as_deref()
+}
+
+/// The server's state as handlers get it.
+pub type StateData = web::Data<State>;

@@ -1,0 +1,111 @@
+//! The session cookie: its name and attributes by profile, RFC 6265bis.
+//!
+//! The profile is configuration and never inferred from a request. One cookie per app; its value is the token and
+//! nothing else.
+
+use actix_web::http::header::{COOKIE, HeaderMap};
+
+use crate::clock::Timestamp;
+use crate::config::{CookieConfig, CookieProfile};
+use crate::session::Session;
+
+/// Longest life of a cookie that browsers grant (RFC 6265bis §5.5: 400 days), in seconds.
+const MAX_AGE_SECS_MAX: i64 = 400 * 24 * 60 * 60;
+/// Cookies of our name that are looked at; a browser sends one for each path and domain it was set for.
+const CANDIDATES_MAX: usize = 8;
+
+/// The name of an app's cookie.
+pub fn name(config: &CookieConfig) -> String {
+    let base = match config.profile {
+        CookieProfile::Host => "__Host-session",
+        CookieProfile::Shared => "__Secure-session",
+        CookieProfile::Loopback => "sessiond_dev",
+    };
+    match config.name_suffix.as_str() {
+        "" => base.to_owned(),
+        suffix => format!("{base}-{suffix}"),
+    }
+}
+
+/// `Set-Cookie` that gives the holder a session's token, as long as the session can live.
+pub fn set(config: &CookieConfig, token: &str, session: &Session, now: Timestamp) -> String {
+    let secs = session.absolute_expires_at.millis_since(now) / 1_000;
+    format!(
+        "{}={token}; Max-Age={}{}",
+        name(config),
+        secs.clamp(0, MAX_AGE_SECS_MAX),
+        attributes(config)
+    )
+}
+
+/// `Set-Cookie` that takes it away.
+pub fn clear(config: &CookieConfig) -> String {
+    format!("{}=; Max-Age=0{}", name(config), attributes(config))
+}
+
+fn attributes(config: &CookieConfig) -> String {
+    let (secure, domain) = match config.profile {
+        CookieProfile::Host => ("; Secure", None),
+        CookieProfile::Shared => ("; Secure", config.domain.as_deref()),
+        CookieProfile::Loopback => ("", None),
+    };
+    let domain = domain
+        .map(|domain| format!("; Domain={domain}"))
+        .unwrap_or_default();
+    format!("; Path=/{domain}{secure}; HttpOnly; SameSite=Lax")
+}
+
+/// The values of every cookie of this name. Others, malformed ones too, are skipped.
+pub fn values<'h>(headers: &'h HeaderMap, name: &'h str) -> impl Iterator<Item = &'h str> {
+    headers
+        .get_all(COOKIE)
+        // One cookie that is not text must not hide the others of its header.
+        .flat_map(|header| header.as_bytes().split(|byte| *byte == b';'))
+        .filter_map(|pair| std::str::from_utf8(pair).ok()?.trim().split_once('='))
+        .filter(move |(known, _)| *known == name)
+        .map(|(_, value)| value)
+        .take(CANDIDATES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::http::header::HeaderValue;
+
+    fn config(profile: CookieProfile) -> CookieConfig {
+        CookieConfig {
+            profile,
+            name_suffix: String::new(),
+            domain: None,
+        }
+    }
+
+    #[test]
+    fn a_malformed_sibling_does_not_lose_ours() {
+        let mut headers = HeaderMap::new();
+        let text = b"a; =b; \xff\xfe=c; __Host-session=one; x=\"y; __Host-session-b=two;__Host-session=three";
+        headers.append(COOKIE, HeaderValue::from_bytes(text).expect("bytes"));
+        assert_eq!(
+            values(&headers, "__Host-session").collect::<Vec<_>>(),
+            ["one", "three"]
+        );
+    }
+
+    #[test]
+    fn profiles_give_name_and_attributes() {
+        let cleared = clear(&config(CookieProfile::Host));
+        assert_eq!(
+            cleared,
+            "__Host-session=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax"
+        );
+        let shared = CookieConfig {
+            domain: Some("example.com".into()),
+            name_suffix: "shop".into(),
+            ..config(CookieProfile::Shared)
+        };
+        let expected =
+            "__Secure-session-shop=; Max-Age=0; Path=/; Domain=example.com; Secure; HttpOnly; SameSite=Lax";
+        assert_eq!(clear(&shared), expected);
+        assert!(!clear(&config(CookieProfile::Loopback)).contains("Secure"));
+    }
+}

@@ -1,0 +1,261 @@
+//! Self plane: a person, by their session, sees and ends their own sessions. Nothing here extends a session.
+//!
+//! For an anonymous session "own" is that session alone. Somebody else's session looks like one that does not exist.
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::auth::{self, Holder, Reach, StateData};
+use super::input::{self, Body, Query, present};
+use super::problem::{Problem, ProblemBody};
+use super::session_body::{Audience, SessionBody};
+use super::sessions::{self, SessionPageBody};
+use super::users::{PageParams, RevokedBody};
+use super::{State, cookie, json};
+use crate::error::Error;
+use crate::manager::{Demands, Revocation, is_recent};
+use crate::session::{EndedBy, Reason, SessionId};
+use crate::store::{Owner, SessionPatch, StatusFilter, UserPage};
+
+/// Checks who asks, without extending their session; a refusal says where to sign in.
+async fn person(request: &HttpRequest, state: &State, query: &mut Query) -> Result<Holder, Problem> {
+    let app = auth::app_of_request(request, state, &mut Query::of(request))?;
+    let holder = auth::holder(request, state, query, false, &Demands::default()).await;
+    holder.map_err(|problem| problem.with_sign_in_url(state.sign_in_url(&app)))
+}
+
+/// Lists the person's sessions, newest sign-in first, this one included.
+#[utoipa::path(
+    get, path = "/v1/me/sessions", tag = "self", security(("session_token" = []), ("session_cookie" = [])),
+    params(PageParams),
+    responses(
+        (status = 200, description = "A page, without what the application keeps for itself",
+         body = SessionPageBody<'static>),
+        (status = 401, description = "`no_session`, `invalid_token`, `session_ended`, `ambiguous_cookie`",
+         body = ProblemBody<'static>),
+        (status = 403, description = "`cross_site`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn list_own_sessions(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let mut query = Query::of(&request);
+    let holder = person(&request, &state, &mut query).await?;
+    let status = query.status();
+    let (after, limit) = query.page();
+    query.finish()?;
+    let current = holder.session().id;
+    let page = match &holder.session().user_id {
+        Some(user_id) => {
+            state
+                .manager
+                .list_user(&holder.app, user_id.clone(), status, after, limit)
+                .await?
+        }
+        None => only_itself(&holder, status),
+    };
+    Ok(sessions::user_page(
+        &state,
+        &page,
+        Some(current),
+        Audience::Person,
+    ))
+}
+
+/// The list of an anonymous visitor.
+fn only_itself(holder: &Holder, status: StatusFilter) -> UserPage {
+    let sessions = match status {
+        StatusFilter::Active | StatusFilter::All => vec![holder.entry.to_session()],
+        StatusFilter::Ended => Vec::new(),
+    };
+    UserPage {
+        total_count: sessions.len() as u64,
+        sessions,
+        next: None,
+        active_count: 1,
+    }
+}
+
+/// Whose session it must be, and whether it can be this one: for an anonymous visitor only the session itself.
+fn owner_of(holder: &Holder, id: SessionId) -> Result<Owner, Problem> {
+    match holder.reach() {
+        Reach::User(owner) => Ok(owner),
+        Reach::Itself(own) if own == id => Ok(Owner::Anyone),
+        Reach::Itself(_) => Err(Problem::not_found("session")),
+    }
+}
+
+/// Ending another session may demand a recent sign-in (OWASP ASVS 5.0, 7.5.2).
+fn demand_recent_sign_in(holder: &Holder, state: &State) -> Result<(), Problem> {
+    let within_secs = state
+        .manager
+        .app(&holder.app)
+        .and_then(|policy| policy.reauthenticate_within_secs);
+    match within_secs {
+        Some(secs) if !is_recent(holder.session(), secs, state.manager.clock().now()) => {
+            let problem = Problem::from(Error::ReauthenticationRequired);
+            Err(problem.with_sign_in_url(state.sign_in_url(&holder.app)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Why.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)]
+pub struct ReasonParams {
+    /// Up to 255 characters.
+    reason: Option<String>,
+}
+
+/// Ends one of the person's sessions.
+#[utoipa::path(
+    delete, path = "/v1/me/sessions/{id}", tag = "self",
+    security(("session_token" = []), ("session_cookie" = [])),
+    params(("id" = String, Path, description = "The session's id"), ReasonParams),
+    responses(
+        (status = 204, description = "It is over, now or since before"),
+        (status = 401, description = "`no_session`, `invalid_token`, `session_ended`, `ambiguous_cookie`",
+         body = ProblemBody<'static>),
+        (status = 403, description = "`reauthentication_required`, `cross_site`", body = ProblemBody<'static>),
+        (status = 404, description = "`not_found`, also for somebody else's", body = ProblemBody<'static>),
+        (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn revoke_own_session(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let mut query = Query::of(&request);
+    let holder = person(&request, &state, &mut query).await?;
+    let reason = sessions::reason(&mut query, Reason::MANUAL);
+    query.finish()?;
+    let id = input::session_id(&request)?;
+    if id != holder.session().id {
+        demand_recent_sign_in(&holder, &state)?;
+    }
+    let owner = owner_of(&holder, id)?;
+    state
+        .manager
+        .revoke(
+            &holder.app,
+            id,
+            owner,
+            Revocation {
+                reason,
+                by: EndedBy::User,
+            },
+        )
+        .await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Which of them.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)]
+pub struct RevokeOwnParams {
+    /// Whether this session ends too; by default it stays.
+    include_current: Option<bool>,
+}
+
+/// Ends the person's sessions, all but this one.
+#[utoipa::path(
+    delete, path = "/v1/me/sessions", tag = "self", security(("session_token" = []), ("session_cookie" = [])),
+    params(RevokeOwnParams, ReasonParams),
+    responses(
+        (status = 200, description = "Ended", body = RevokedBody),
+        (status = 401, description = "`no_session`, `invalid_token`, `session_ended`, `ambiguous_cookie`",
+         body = ProblemBody<'static>),
+        (status = 403, description = "`reauthentication_required`, `cross_site`", body = ProblemBody<'static>),
+        (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn revoke_own_sessions(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let mut query = Query::of(&request);
+    let holder = person(&request, &state, &mut query).await?;
+    let include_current = query.flag("include_current", false);
+    let reason = sessions::reason(&mut query, Reason::LOGOUT_ALL);
+    query.finish()?;
+    demand_recent_sign_in(&holder, &state)?;
+    let own = holder.session().id;
+    let revocation = Revocation {
+        reason,
+        by: EndedBy::User,
+    };
+    let revoked_count = match &holder.session().user_id {
+        Some(user_id) => {
+            let except = (!include_current).then_some(own);
+            state
+                .manager
+                .revoke_user_sessions(&holder.app, user_id.clone(), except, revocation)
+                .await?
+        }
+        None if include_current => {
+            state
+                .manager
+                .revoke(&holder.app, own, Owner::Anyone, revocation)
+                .await?;
+            1
+        }
+        None => 0,
+    };
+    let mut response = HttpResponse::Ok();
+    if include_current
+        && !request.headers().contains_key(header::AUTHORIZATION)
+        && let Some(config) = state.manager.app(&holder.app)
+    {
+        response.insert_header((header::SET_COOKIE, cookie::clear(&config.cookie)));
+    }
+    Ok(json(response, &RevokedBody { revoked_count }))
+}
+
+/// A new name.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RenameSession {
+    /// Up to 100 characters; null clears it.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    name: Option<Option<String>>,
+}
+
+/// Names one of the person's sessions. Trust is not the person's own to grant.
+#[utoipa::path(
+    patch, path = "/v1/me/sessions/{id}", tag = "self", request_body = RenameSession,
+    security(("session_token" = []), ("session_cookie" = [])),
+    params(("id" = String, Path, description = "The session's id")),
+    responses(
+        (status = 200, description = "The session as it is now", body = SessionBody<'static>),
+        (status = 401, description = "`no_session`, `invalid_token`, `session_ended`, `ambiguous_cookie`",
+         body = ProblemBody<'static>),
+        (status = 403, description = "`cross_site`", body = ProblemBody<'static>),
+        (status = 404, description = "`not_found`, also for somebody else's", body = ProblemBody<'static>),
+        (status = 410, description = "`session_ended`", body = ProblemBody<'static>),
+        (status = 422, description = "`validation_failed`", body = ProblemBody<'static>),
+        (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn rename_own_session(
+    request: HttpRequest,
+    payload: web::Payload,
+    state: StateData,
+) -> Result<HttpResponse, Problem> {
+    let mut query = Query::of(&request);
+    let holder = person(&request, &state, &mut query).await?;
+    query.finish()?;
+    let id = input::session_id(&request)?;
+    let body: RenameSession = input::json(&request, payload, Body::Required).await?;
+    let patch = SessionPatch {
+        name: body.name,
+        ..SessionPatch::default()
+    };
+    let session = state
+        .manager
+        .update(&holder.app, id, owner_of(&holder, id)?, patch)
+        .await?;
+    let now = state.manager.clock().now();
+    let current = Some(holder.session().id);
+    Ok(json(
+        HttpResponse::Ok(),
+        &SessionBody::new(&session, now, current, Audience::Person),
+    ))
+}

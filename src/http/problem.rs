@@ -1,0 +1,315 @@
+//! Errors as RFC 9457 problems.
+//!
+//! Every refusal has a code that is stable, and a status that follows from it. The request id, and for the 5xx the log
+//! line, are added at the edge (`http.rs`), once. A 5xx body says nothing of the inside.
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::error::{Error, FieldError};
+use crate::manager::Refusal;
+use crate::session::Ending;
+
+macro_rules! codes {
+    ($($variant:ident $name:literal $status:literal $title:literal;)+) => {
+        /// What went wrong, by a name that never changes.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Code {
+            $(#[doc = $title] $variant,)+
+        }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The name.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// The HTTP status.
+            pub fn status(self) -> u16 {
+                match self { $(Self::$variant => $status,)+ }
+            }
+
+            /// The problem in a few words.
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title,)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    MalformedJson "malformed_json" 400 "The body is not JSON";
+    InvalidApiKey "invalid_api_key" 401 "No valid API key";
+    NoSession "no_session" 401 "No session token";
+    InvalidToken "invalid_token" 401 "The session token is not valid";
+    SessionEndedToken "session_ended" 401 "The session has ended";
+    AmbiguousCookie "ambiguous_cookie" 401 "Two cookies name different sessions";
+    CrossSite "cross_site" 403 "Refused as a request from another site";
+    UserBlocked "user_blocked" 403 "The user is blocked";
+    ReauthenticationRequired "reauthentication_required" 403 "A more recent sign-in is needed";
+    MissingTag "missing_tag" 403 "The session lacks a demanded tag";
+    DevOnlyLoopback "dev_only_loopback" 403 "Development mode answers this machine only";
+    NotFound "not_found" 404 "Not found";
+    MethodNotAllowed "method_not_allowed" 405 "This method is not allowed here";
+    RequestTimeout "request_timeout" 408 "The body took too long";
+    SessionLimitReached "session_limit_reached" 409 "The user may have no further session";
+    CredentialsChanged "credentials_changed" 409 "The credentials were changed meanwhile";
+    SessionEnded "session_ended" 410 "The session has ended";
+    PayloadTooLarge "payload_too_large" 413 "The body is too large";
+    UnsupportedMediaType "unsupported_media_type" 415 "The body must be JSON";
+    ValidationFailed "validation_failed" 422 "The request is not valid";
+    InternalError "internal_error" 500 "Something went wrong inside";
+    Overloaded "overloaded" 503 "Too much is waiting to be written";
+    StoreUnavailable "store_unavailable" 503 "The store is not available";
+}
+
+/// A refusal on its way out.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    code: Code,
+    detail: String,
+    /// Boxed, as problems travel in results whose good side is small.
+    more: Box<More>,
+}
+
+/// What only some problems have.
+#[derive(Debug, Clone, Default)]
+struct More {
+    errors: Vec<FieldError>,
+    ending: Option<Ending>,
+    sign_in_url: Option<String>,
+    allow: Option<&'static str>,
+    /// For the log only.
+    cause: Option<String>,
+}
+
+/// The body of a problem, RFC 9457.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemBody<'p> {
+    /// `/problems/` and the code with dashes.
+    r#type: String,
+    /// The problem in a few words.
+    title: &'p str,
+    /// The HTTP status.
+    status: u16,
+    /// This case in a sentence.
+    detail: &'p str,
+    /// The stable name to match on.
+    code: &'p str,
+    /// The id under which the log knows this request.
+    request_id: &'p str,
+    /// The wrong fields, for 422.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(inline)]
+    errors: Vec<FieldErrorBody<'p>>,
+    /// When the session ended, for `session_ended`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    ended_at: Option<String>,
+    /// Why it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revoked_reason: Option<&'p str>,
+    /// Who ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_by: Option<&'p str>,
+    /// Where the person can sign in, on the self plane and if the app says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sign_in_url: Option<&'p str>,
+}
+
+/// One wrong field.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FieldErrorBody<'p> {
+    /// Its path.
+    field: &'p str,
+    /// What is wrong with it.
+    message: &'p str,
+}
+
+impl Problem {
+    /// A problem with this sentence.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+            more: Box::default(),
+        }
+    }
+
+    fn with(mut self, add: impl FnOnce(&mut More)) -> Self {
+        add(&mut self.more);
+        self
+    }
+
+    /// Wrong fields.
+    pub fn invalid(errors: Vec<FieldError>) -> Self {
+        let names: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+        let detail = format!("Not valid: {}.", names.join(", "));
+        Self::new(Code::ValidationFailed, detail).with(|more| more.errors = errors)
+    }
+
+    /// One wrong field.
+    pub fn invalid_field(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::invalid(vec![FieldError::new(field, message)])
+    }
+
+    /// There is no such thing, or it is somebody else's.
+    pub fn not_found(what: &str) -> Self {
+        Self::new(Code::NotFound, format!("There is no such {what}."))
+    }
+
+    /// The path exists, for these methods.
+    pub fn method_not_allowed(allow: &'static str) -> Self {
+        let detail = format!("Allowed here: {allow}.");
+        Self::new(Code::MethodNotAllowed, detail).with(|more| more.allow = Some(allow))
+    }
+
+    /// Something that must not happen happened.
+    pub fn internal(cause: impl Into<String>) -> Self {
+        let detail = "The request could not be carried out; the log has more under this request id.";
+        Self::new(Code::InternalError, detail).with(|more| more.cause = Some(cause.into()))
+    }
+
+    /// Adds where the person can sign in.
+    pub fn with_sign_in_url(mut self, url: Option<&str>) -> Self {
+        let is_for_person = matches!(self.code.status(), 401) || self.code == Code::ReauthenticationRequired;
+        if is_for_person {
+            self.more.sign_in_url = url.map(str::to_owned);
+        }
+        self
+    }
+
+    fn with_ending(code: Code, ending: Ending) -> Self {
+        let detail = format!("The session ended at {}: {}.", ending.at, ending.reason.as_str());
+        Self::new(code, detail).with(|more| more.ending = Some(ending))
+    }
+
+    /// The code.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// What the log is to say, if anything: for the 5xx only.
+    pub fn cause(&self) -> Option<&str> {
+        self.more.cause.as_deref()
+    }
+
+    /// The answer, for a request with this id.
+    pub fn to_response(&self, request_id: &str) -> HttpResponse {
+        let body = ProblemBody {
+            r#type: format!("/problems/{}", self.code.as_str().replace('_', "-")),
+            title: self.code.title(),
+            status: self.code.status(),
+            detail: &self.detail,
+            code: self.code.as_str(),
+            request_id,
+            errors: self
+                .more
+                .errors
+                .iter()
+                .map(|error| FieldErrorBody {
+                    field: &error.field,
+                    message: &error.message,
+                })
+                .collect(),
+            ended_at: self.more.ending.as_ref().map(|ending| ending.at.to_string()),
+            revoked_reason: self.more.ending.as_ref().map(|ending| ending.reason.as_str()),
+            ended_by: self.more.ending.as_ref().map(|ending| ending.by.as_str()),
+            sign_in_url: self.more.sign_in_url.as_deref(),
+        };
+        let mut response = HttpResponseBuilder::new(self.status_code());
+        match self.code {
+            // RFC 6750 §3.1: an error code only if a credential was presented.
+            Code::InvalidApiKey | Code::NoSession => {
+                response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
+            }
+            Code::InvalidToken | Code::SessionEndedToken | Code::AmbiguousCookie => {
+                response.insert_header((header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\""));
+            }
+            Code::Overloaded | Code::StoreUnavailable => {
+                response.insert_header((header::RETRY_AFTER, "1"));
+            }
+            _ => {}
+        }
+        if let Some(allow) = self.more.allow {
+            response.insert_header((header::ALLOW, allow));
+        }
+        let body = serde_json::to_string(&body).unwrap_or_default();
+        response.content_type("application/problem+json").body(body)
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.code.as_str(), self.detail)
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        // The edge replaces this by one with the request's id.
+        self.to_response("")
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Invalid(errors) => Self::invalid(errors),
+            Error::NotFound(what) => Self::not_found(what),
+            Error::SessionEnded(ending) => Self::with_ending(Code::SessionEnded, ending),
+            Error::UserBlocked => Self::new(
+                Code::UserBlocked,
+                "This user is blocked: no session can be started for them.",
+            ),
+            Error::SessionLimitReached => {
+                Self::new(Code::SessionLimitReached, "This user's maximum of sessions is 0.")
+            }
+            Error::CredentialsChanged => Self::new(
+                Code::CredentialsChanged,
+                "This sign-in was verified before the user's credentials were changed. Let them sign in again.",
+            ),
+            Error::ReauthenticationRequired => Self::new(
+                Code::ReauthenticationRequired,
+                "This needs a more recent sign-in.",
+            ),
+            Error::Overloaded => Self::new(
+                Code::Overloaded,
+                "Too many changes are waiting. Nothing was changed; call again shortly.",
+            ),
+            Error::Store(source) => Self::new(
+                Code::StoreUnavailable,
+                "The store is not available. Nothing was changed.",
+            )
+            .with(|more| more.cause = Some(format!("the store failed: {source}"))),
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::InvalidToken => {
+                Self::new(Code::InvalidToken, "This is not the token of any session here.")
+            }
+            Refusal::SessionEnded(ending) => Self::with_ending(Code::SessionEndedToken, ending),
+            Refusal::ReauthenticationRequired => Self::new(
+                Code::ReauthenticationRequired,
+                "This needs a more recent sign-in.",
+            ),
+            Refusal::MissingTag => {
+                Self::new(Code::MissingTag, "The session does not have every demanded tag.")
+            }
+        }
+    }
+}

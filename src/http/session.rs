@@ -1,0 +1,123 @@
+//! Token plane: the holder of a session token asks about that session. The hot path.
+
+use actix_web::http::{Method, header};
+use actix_web::{HttpRequest, HttpResponse};
+use utoipa::IntoParams;
+
+use super::auth::{self, Presented, StateData};
+use super::input::Query;
+use super::problem::{Problem, ProblemBody};
+use super::session_body::{Audience, SessionBody};
+use super::{cookie, json};
+use crate::manager::{CheckAnswer, Demands, Revocation, Use};
+use crate::session::{EndedBy, Reason};
+use crate::store::Owner;
+
+/// The header that tells a proxy whose session it is.
+const USER_ID_HEADER: &str = "x-session-user-id";
+
+/// What the check demands.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)]
+pub struct CheckParams {
+    /// Whether this counts as a use; by default it does.
+    touch: Option<bool>,
+    /// Refuse if the sign-in is older than this.
+    max_auth_age_secs: Option<u64>,
+    /// Refuse unless `auth.tags` contains this; may be repeated.
+    tag: Option<Vec<String>>,
+    /// The app, if not by host.
+    app: Option<String>,
+}
+
+/// Checks the session of the token, and records the use. HEAD answers the same without a body.
+#[utoipa::path(
+    get, path = "/v1/session", tag = "token", security(("session_token" = []), ("session_cookie" = [])),
+    params(CheckParams),
+    responses(
+        (status = 200, description = "The session; `X-Session-User-Id` has the percent-encoded user id",
+         body = SessionBody<'static>),
+        (status = 401, description = "`no_session`, `invalid_token`, `session_ended`, `ambiguous_cookie`",
+         body = ProblemBody<'static>),
+        (status = 403, description = "`reauthentication_required`, `missing_tag`, `cross_site`",
+         body = ProblemBody<'static>),
+        (status = 503, description = "`store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn check_own_session(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let mut query = Query::of(&request);
+    let may_touch = query.flag("touch", true);
+    let max_auth_age_secs = query.parsed("max_auth_age_secs", "must be a number of seconds", |text| {
+        text.parse().ok()
+    });
+    let demands = Demands {
+        max_auth_age_secs,
+        tags: query.all("tag"),
+    };
+    let holder = auth::holder(&request, &state, &mut query, may_touch, &demands).await?;
+    query.finish()?;
+    let mut response = HttpResponse::Ok();
+    if let Some(user_id) = &holder.session().user_id {
+        response.insert_header((USER_ID_HEADER, header_text(user_id.as_str())));
+    }
+    if request.method() == Method::HEAD {
+        return Ok(response.finish());
+    }
+    let session = holder.entry.to_session();
+    let now = state.manager.clock().now();
+    Ok(json(
+        response,
+        &SessionBody::new(&session, now, Some(session.id), Audience::Application),
+    ))
+}
+
+/// A user id as a header's value: what is not visible ASCII is percent-encoded, as is the percent sign.
+fn header_text(user_id: &str) -> String {
+    use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+    const UNSAFE: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'"');
+    utf8_percent_encode(user_id, UNSAFE).to_string()
+}
+
+/// Signs out: ends the session of the token, and clears the cookie if it came by one.
+///
+/// Missing, unknown and ended tokens are fine too. If the ending cannot be made durable it is 503, and the cookie stays.
+#[utoipa::path(
+    delete, path = "/v1/session", tag = "token", security(("session_token" = []), ("session_cookie" = [])),
+    responses(
+        (status = 204, description = "Signed out"),
+        (status = 403, description = "`cross_site`", body = ProblemBody<'static>),
+        (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn sign_out(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let mut query = Query::of(&request);
+    let app = auth::app_of_request(&request, &state, &mut query)?;
+    query.finish()?;
+    let (tokens, is_by_cookie) = match auth::present(&request, &state, &app) {
+        Ok(Presented::Bearer(token)) => (vec![token], false),
+        Ok(Presented::Cookies(tokens)) => (tokens, true),
+        Ok(Presented::Nothing) => (Vec::new(), false),
+        // A malformed token is no session's, so there is nothing to sign out of.
+        Err(problem) if problem.code() == super::problem::Code::InvalidToken => (Vec::new(), false),
+        Err(problem) => return Err(problem),
+    };
+    for token in &tokens {
+        let answer = state
+            .manager
+            .check(&app, token, Use::Look, &Demands::default())
+            .await?;
+        if let CheckAnswer::Active(entry) = answer {
+            let revocation = Revocation::new(Reason::LOGOUT, EndedBy::User);
+            state
+                .manager
+                .revoke(&app, entry.row().id, Owner::Anyone, revocation)
+                .await?;
+        }
+    }
+    let mut response = HttpResponse::NoContent();
+    if is_by_cookie && let Some(config) = state.manager.app(&app) {
+        response.insert_header((header::SET_COOKIE, cookie::clear(&config.cookie)));
+    }
+    Ok(response.finish())
+}

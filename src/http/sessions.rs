@@ -1,0 +1,704 @@
+//! Service plane: sessions of an app, for its backend.
+
+use std::net::IpAddr;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::auth::{self, Backend, StateData};
+use super::input::{self, Body, Query, present};
+use super::problem::{Problem, ProblemBody};
+use super::session_body::{Audience, SessionBody};
+use super::{State, cookie, json};
+use crate::clock::Timestamp;
+use crate::error::FieldError;
+use crate::manager::{CheckAnswer, Demands, Refusal, Revocation, SignIn, Use};
+use crate::session::{AUTH_LEN_MAX, Auth, ClientHints, EndedBy, REASON_CHARS_MAX, Reason, Session, Token};
+use crate::store::{Owner, SessionPatch};
+use crate::user::UserId;
+
+/// A session to be started; every field is optional.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateSession {
+    /// The application's own id for the person; without it the session is anonymous.
+    user_id: Option<String>,
+    /// The address the person signs in from. One that does not parse is stored as null.
+    ip_address: Option<String>,
+    /// The browser's `User-Agent`; cut at 512 bytes.
+    user_agent: Option<String>,
+    /// The browser's client hints.
+    client_hints: Option<ClientHintsBody>,
+    /// A tier to store for the user.
+    tier: Option<String>,
+    /// What the application keeps about the sign-in: an object of at most 8 KiB. A list `tags` in it can be demanded
+    /// by checks.
+    #[schema(value_type = Option<Object>)]
+    auth: Option<serde_json::Map<String, serde_json::Value>>,
+    /// A name for the session, up to 100 characters.
+    name: Option<String>,
+    /// A shorter idle timeout than the app's policy; a longer one is cut.
+    #[schema(minimum = 1)]
+    idle_timeout_secs: Option<u64>,
+    /// A shorter absolute timeout than the app's policy; a longer one is cut.
+    #[schema(minimum = 1)]
+    absolute_timeout_secs: Option<u64>,
+    /// Whether the policy's timeouts for remembered devices apply.
+    remember: Option<bool>,
+    /// When the credentials were verified, RFC 3339, not in the future; by default now.
+    #[schema(format = DateTime)]
+    authenticated_at: Option<String>,
+}
+
+/// What the browser tells in `Sec-CH-UA-…` headers.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientHintsBody {
+    /// `Sec-CH-UA-Platform`.
+    platform: Option<String>,
+    /// `Sec-CH-UA-Platform-Version`.
+    platform_version: Option<String>,
+    /// `Sec-CH-UA-Model`.
+    model: Option<String>,
+    /// `Sec-CH-UA-Mobile`.
+    mobile: Option<bool>,
+    /// Brands and versions, as `navigator.userAgentData.brands` lists them.
+    #[serde(default)]
+    brands: Vec<BrandBody>,
+}
+
+/// One brand a browser goes by.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BrandBody {
+    /// Its name.
+    brand: String,
+    /// Its version.
+    #[serde(default)]
+    version: String,
+}
+
+/// Most brands that are looked at; browsers send three.
+const BRANDS_MAX: usize = 16;
+
+impl From<ClientHintsBody> for ClientHints {
+    fn from(body: ClientHintsBody) -> Self {
+        let brands = body
+            .brands
+            .into_iter()
+            .take(BRANDS_MAX)
+            .map(|brand| (brand.brand, brand.version));
+        Self {
+            platform: body.platform,
+            platform_version: body.platform_version,
+            model: body.model,
+            mobile: body.mobile,
+            brands: brands.collect(),
+        }
+    }
+}
+
+/// A session that was started.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SignedIn)]
+pub struct SignedInBody<'s> {
+    /// The session.
+    session: SessionBody<'s>,
+    /// Its token, shown only now.
+    #[schema(example = "sst_…")]
+    token: String,
+    /// The `Set-Cookie` value for the browser, by the app's cookie profile.
+    set_cookie: String,
+    /// Sessions of the same user that were ended because of the limit, oldest sign-in first.
+    evicted: Vec<SessionBody<'s>>,
+}
+
+/// Starts a session.
+///
+/// Ends as many of the user's oldest sign-ins as their limit demands, in the same transaction.
+#[utoipa::path(
+    post, path = "/v1/sessions", tag = "service", security(("api_key" = [])), request_body = CreateSession,
+    responses(
+        (status = 201, description = "Started", body = SignedInBody<'static>),
+        (status = 400, description = "`malformed_json`", body = ProblemBody<'static>),
+        (status = 401, description = "`invalid_api_key`", body = ProblemBody<'static>),
+        (status = 403, description = "`user_blocked`", body = ProblemBody<'static>),
+        (status = 409, description = "`session_limit_reached`, `credentials_changed`", body = ProblemBody<'static>),
+        (status = 413, description = "`payload_too_large`", body = ProblemBody<'static>),
+        (status = 415, description = "`unsupported_media_type`", body = ProblemBody<'static>),
+        (status = 422, description = "`validation_failed`", body = ProblemBody<'static>),
+        (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn create_session(
+    request: HttpRequest,
+    payload: web::Payload,
+    state: StateData,
+) -> Result<HttpResponse, Problem> {
+    let backend = caller_without_query(&request, &state).await?;
+    let body: CreateSession = input::json(&request, payload, Body::Optional).await?;
+    let sign_in = body.into_sign_in()?;
+    let signed_in = state.manager.create(&backend.app, sign_in).await?;
+    let now = state.manager.clock().now();
+    let token = signed_in.token.reveal();
+    let session = &signed_in.session;
+    let body = SignedInBody {
+        session: SessionBody::new(session, now, Some(session.id), Audience::Application),
+        set_cookie: state.set_cookie(&backend.app, &token, session, now),
+        token,
+        evicted: bodies(&signed_in.evicted, now),
+    };
+    Ok(json(HttpResponse::Created(), &body))
+}
+
+impl CreateSession {
+    fn into_sign_in(self) -> Result<SignIn, Problem> {
+        let mut errors = Vec::new();
+        let user_id = self.user_id.and_then(|text| {
+            let user_id = UserId::parse(&text);
+            if user_id.is_none() {
+                errors.push(FieldError::new("user_id", UserId::RULE));
+            }
+            user_id
+        });
+        let authenticated_at = self.authenticated_at.and_then(|text| {
+            let at = Timestamp::parse_rfc3339(&text);
+            if at.is_none() {
+                errors.push(FieldError::new("authenticated_at", "must be a time in RFC 3339"));
+            }
+            at
+        });
+        let auth = self.auth.and_then(|object| parse_auth(&object, &mut errors));
+        if !errors.is_empty() {
+            return Err(Problem::invalid(errors));
+        }
+        Ok(SignIn {
+            user_id,
+            ip_address: self.ip_address.as_deref().and_then(parse_address),
+            user_agent: self.user_agent,
+            client_hints: self.client_hints.map(ClientHints::from).unwrap_or_default(),
+            tier: self.tier,
+            auth,
+            name: self.name,
+            idle_timeout_secs: self.idle_timeout_secs,
+            absolute_timeout_secs: self.absolute_timeout_secs,
+            remember: self.remember.unwrap_or(false),
+            authenticated_at,
+        })
+    }
+}
+
+/// An address; one that does not parse is none, without failing the call.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    text.trim()
+        .parse::<IpAddr>()
+        .ok()
+        .map(|address| address.to_canonical())
+}
+
+fn parse_auth(
+    object: &serde_json::Map<String, serde_json::Value>,
+    errors: &mut Vec<FieldError>,
+) -> Option<Auth> {
+    let auth = Auth::from_object(object);
+    if auth.is_none() {
+        errors.push(FieldError::new(
+            "auth",
+            format!("may have {AUTH_LEN_MAX} bytes of JSON at most"),
+        ));
+    }
+    auth
+}
+
+/// A token to be checked for a backend's caller.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckSession {
+    /// The token that the backend's caller presented.
+    token: String,
+    /// The caller's address, to be recorded.
+    ip_address: Option<String>,
+    /// The caller's user agent. Accepted so that callers can already send it; nothing is recorded of it yet.
+    #[allow(dead_code)]
+    user_agent: Option<String>,
+    /// Whether this counts as a use; by default it does.
+    touch: Option<bool>,
+    /// Refuse if the sign-in is older than this.
+    max_auth_age_secs: Option<u64>,
+    /// Refuse unless `auth.tags` contains all of these.
+    #[serde(default)]
+    tags: Vec<String>,
+}
+
+/// What a check found.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Checked)]
+pub struct CheckedBody<'s> {
+    /// Whether the token is good.
+    active: bool,
+    /// The session, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<SessionBody<'s>>,
+    /// Else why not: `invalid_token`, `session_ended`, `reauthentication_required` or `missing_tag`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    /// The same in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'static str>,
+    /// When the session ended, for `session_ended`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    ended_at: Option<String>,
+    /// Why it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revoked_reason: Option<String>,
+    /// Who ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_by: Option<&'static str>,
+}
+
+/// Checks a token for the backend's caller.
+///
+/// A token that is not good is an answer (200), not an error: HTTP errors are about the call itself.
+#[utoipa::path(
+    post, path = "/v1/sessions/check", tag = "service", security(("api_key" = [])), request_body = CheckSession,
+    responses(
+        (status = 200, description = "Checked", body = CheckedBody<'static>),
+        (status = 401, description = "`invalid_api_key`", body = ProblemBody<'static>),
+        (status = 422, description = "`validation_failed`", body = ProblemBody<'static>),
+        (status = 503, description = "`store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn check_session(
+    request: HttpRequest,
+    payload: web::Payload,
+    state: StateData,
+) -> Result<HttpResponse, Problem> {
+    let backend = caller_without_query(&request, &state).await?;
+    let body: CheckSession = input::json(&request, payload, Body::Required).await?;
+    let address = body.ip_address.as_deref().and_then(parse_address);
+    let usage = if body.touch.unwrap_or(true) {
+        Use::Touch(address)
+    } else {
+        Use::Look
+    };
+    let demands = Demands {
+        max_auth_age_secs: body.max_auth_age_secs,
+        tags: body.tags,
+    };
+    let answer = match Token::parse(&body.token) {
+        Some(token) => state.manager.check(&backend.app, &token, usage, &demands).await?,
+        None => CheckAnswer::Refused(Refusal::InvalidToken),
+    };
+    let now = state.manager.clock().now();
+    Ok(match answer {
+        CheckAnswer::Active(entry) => {
+            let session = entry.to_session();
+            let session = SessionBody::new(&session, now, None, Audience::Application);
+            json(
+                HttpResponse::Ok(),
+                &CheckedBody {
+                    active: true,
+                    session: Some(session),
+                    ..CheckedBody::refused()
+                },
+            )
+        }
+        CheckAnswer::Refused(refusal) => json(HttpResponse::Ok(), &CheckedBody::of_refusal(&refusal)),
+    })
+}
+
+impl CheckedBody<'_> {
+    fn refused() -> Self {
+        Self {
+            active: false,
+            session: None,
+            code: None,
+            detail: None,
+            ended_at: None,
+            revoked_reason: None,
+            ended_by: None,
+        }
+    }
+
+    fn of_refusal(refusal: &Refusal) -> Self {
+        let detail = match refusal {
+            Refusal::InvalidToken => "This is not the token of any session here.",
+            Refusal::SessionEnded(_) => "The session has ended.",
+            Refusal::ReauthenticationRequired => "This needs a more recent sign-in.",
+            Refusal::MissingTag => "The session does not have every demanded tag.",
+        };
+        let mut body = Self {
+            code: Some(refusal.code()),
+            detail: Some(detail),
+            ..Self::refused()
+        };
+        if let Refusal::SessionEnded(ending) = refusal {
+            body.ended_at = Some(ending.at.to_string());
+            body.revoked_reason = Some(ending.reason.as_str().to_owned());
+            body.ended_by = Some(ending.by.as_str());
+        }
+        body
+    }
+}
+
+/// A page of sessions.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SessionPage)]
+pub struct SessionPageBody<'s> {
+    /// The sessions.
+    sessions: Vec<SessionBody<'s>>,
+    /// All that match the filter; only for the sessions of one user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_count: Option<u64>,
+    /// Active now; only for the sessions of one user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    active_count: Option<u64>,
+    /// Pass it as `cursor` for the next page; null at the end.
+    next_cursor: Option<String>,
+}
+
+/// Which sessions to list.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)]
+pub struct ListSessions {
+    /// Only this user's.
+    user_id: Option<String>,
+    /// `active` (default), `ended` or `all`.
+    status: Option<String>,
+    /// Those of nobody instead of those of users.
+    anonymous: Option<bool>,
+    /// 1-200, default 50.
+    limit: Option<usize>,
+    /// The `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// Lists the app's sessions, newest first.
+///
+/// With `user_id` it is that user's list, with counts; else without, as counting a whole app is not bounded work.
+#[utoipa::path(
+    get, path = "/v1/sessions", tag = "service", security(("api_key" = [])), params(ListSessions),
+    responses(
+        (status = 200, description = "A page", body = SessionPageBody<'static>),
+        (status = 401, description = "`invalid_api_key`", body = ProblemBody<'static>),
+        (status = 422, description = "`validation_failed`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn list_sessions(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let mut query = Query::of(&request);
+    let backend = auth::backend(&request, &state, &mut query).await?;
+    let user_id = query.parsed("user_id", UserId::RULE, UserId::parse);
+    let status = query.status();
+    let anonymous = query.flag("anonymous", false);
+    let (after, limit) = query.page();
+    if anonymous && user_id.is_some() {
+        query.wrong("anonymous", "cannot be combined with user_id");
+    }
+    query.finish()?;
+    if let Some(user_id) = user_id {
+        let page = state
+            .manager
+            .list_user(&backend.app, user_id, status, after, limit)
+            .await?;
+        return Ok(user_page(&state, &page, None, Audience::Application));
+    }
+    let page = state
+        .manager
+        .list_app(&backend.app, anonymous, status, after, limit)
+        .await?;
+    let body = SessionPageBody {
+        sessions: bodies(&page.sessions, state.manager.clock().now()),
+        total_count: None,
+        active_count: None,
+        next_cursor: page.next.map(input::cursor_text),
+    };
+    Ok(json(HttpResponse::Ok(), &body))
+}
+
+/// The answer of every list of one user's sessions.
+pub(super) fn user_page(
+    state: &State,
+    page: &crate::store::UserPage,
+    current: Option<crate::session::SessionId>,
+    audience: Audience,
+) -> HttpResponse {
+    let now = state.manager.clock().now();
+    let sessions = page
+        .sessions
+        .iter()
+        .map(|session| SessionBody::new(session, now, current, audience))
+        .collect();
+    let body = SessionPageBody {
+        sessions,
+        total_count: Some(page.total_count),
+        active_count: Some(page.active_count),
+        next_cursor: page.next.map(input::cursor_text),
+    };
+    json(HttpResponse::Ok(), &body)
+}
+
+fn bodies(sessions: &[Session], now: Timestamp) -> Vec<SessionBody<'_>> {
+    sessions
+        .iter()
+        .map(|session| SessionBody::new(session, now, None, Audience::Application))
+        .collect()
+}
+
+/// Why and for whom to end.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)]
+pub struct EndParams {
+    /// Up to 255 characters.
+    reason: Option<String>,
+    /// `user`, `app` (default) or `operator`: on whose behalf.
+    ended_by: Option<String>,
+}
+
+/// How many a bulk ending ended.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RevokedAll)]
+pub struct RevokedAllBody {
+    /// Sessions ended by this call.
+    revoked_count: u64,
+    /// Whether more are left: call again.
+    more: bool,
+}
+
+/// Ends the sessions of everybody in the app, up to 500 a call.
+#[utoipa::path(
+    delete, path = "/v1/sessions", tag = "service", security(("api_key" = [])), params(EndParams),
+    responses(
+        (status = 200, description = "Ended", body = RevokedAllBody),
+        (status = 401, description = "`invalid_api_key`", body = ProblemBody<'static>),
+        (status = 422, description = "`validation_failed`", body = ProblemBody<'static>),
+        (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn revoke_all_sessions(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let mut query = Query::of(&request);
+    let backend = auth::backend(&request, &state, &mut query).await?;
+    let revocation = revocation(&mut query, Reason::LOGOUT_ALL, backend.by);
+    query.finish()?;
+    let ended = state
+        .manager
+        .revoke_app_sessions(&backend.app, revocation)
+        .await?;
+    Ok(json(
+        HttpResponse::Ok(),
+        &RevokedAllBody {
+            revoked_count: ended.revoked_count,
+            more: ended.more,
+        },
+    ))
+}
+
+/// The reason and actor of an ending, from the query.
+pub(super) fn revocation(query: &mut Query, default_reason: &'static str, by: EndedBy) -> Revocation {
+    let reason = reason(query, default_reason);
+    let actor = |text: &str| {
+        EndedBy::parse(text).filter(|by| matches!(by, EndedBy::User | EndedBy::App | EndedBy::Operator))
+    };
+    let by = query
+        .parsed("ended_by", "must be user, app or operator", actor)
+        .unwrap_or(by);
+    Revocation { reason, by }
+}
+
+/// The reason of an ending, from the query.
+pub(super) fn reason(query: &mut Query, default: &'static str) -> Reason {
+    let rule = format!("must be 1 to {REASON_CHARS_MAX} characters without control characters");
+    query
+        .parsed("reason", &rule, Reason::parse)
+        .unwrap_or_else(|| Reason::known(default))
+}
+
+/// Whose session it must be.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)]
+pub struct OwnerParams {
+    /// Answer as if there were no such session unless it is this user's.
+    user_id: Option<String>,
+}
+
+fn owner(query: &mut Query) -> Owner {
+    query
+        .parsed("user_id", UserId::RULE, UserId::parse)
+        .map_or(Owner::Anyone, Owner::User)
+}
+
+/// One session, whatever its state.
+#[utoipa::path(
+    get, path = "/v1/sessions/{id}", tag = "service", security(("api_key" = [])),
+    params(("id" = String, Path, description = "The session's id"), OwnerParams),
+    responses(
+        (status = 200, description = "The session", body = SessionBody<'static>),
+        (status = 401, description = "`invalid_api_key`", body = ProblemBody<'static>),
+        (status = 404, description = "`not_found`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn get_session(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let mut query = Query::of(&request);
+    let backend = auth::backend(&request, &state, &mut query).await?;
+    let owner = owner(&mut query);
+    query.finish()?;
+    let session = state
+        .manager
+        .find(&backend.app, input::session_id(&request)?, &owner)
+        .await?;
+    Ok(one(&state, &session))
+}
+
+fn one(state: &State, session: &Session) -> HttpResponse {
+    let now = state.manager.clock().now();
+    json(
+        HttpResponse::Ok(),
+        &SessionBody::new(session, now, None, Audience::Application),
+    )
+}
+
+/// Changes to a session. Absent fields stay.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateSession {
+    /// The name; null clears it.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    name: Option<Option<String>>,
+    /// Whether the app trusts the device.
+    is_trusted: Option<bool>,
+    /// What the application keeps about the sign-in, replaced whole; null clears it.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Object>)]
+    auth: Option<Option<serde_json::Map<String, serde_json::Value>>>,
+}
+
+/// Changes an active session.
+#[utoipa::path(
+    patch, path = "/v1/sessions/{id}", tag = "service", security(("api_key" = [])), request_body = UpdateSession,
+    params(("id" = String, Path, description = "The session's id")),
+    responses(
+        (status = 200, description = "The session as it is now", body = SessionBody<'static>),
+        (status = 401, description = "`invalid_api_key`", body = ProblemBody<'static>),
+        (status = 404, description = "`not_found`", body = ProblemBody<'static>),
+        (status = 410, description = "`session_ended`", body = ProblemBody<'static>),
+        (status = 422, description = "`validation_failed`", body = ProblemBody<'static>),
+        (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn update_session(
+    request: HttpRequest,
+    payload: web::Payload,
+    state: StateData,
+) -> Result<HttpResponse, Problem> {
+    let backend = caller_without_query(&request, &state).await?;
+    let id = input::session_id(&request)?;
+    let body: UpdateSession = input::json(&request, payload, Body::Required).await?;
+    let mut errors = Vec::new();
+    let auth = body
+        .auth
+        .map(|auth| auth.and_then(|object| parse_auth(&object, &mut errors)));
+    if !errors.is_empty() {
+        return Err(Problem::invalid(errors));
+    }
+    let patch = SessionPatch {
+        name: body.name,
+        is_trusted: body.is_trusted,
+        auth,
+    };
+    Ok(one(
+        &state,
+        &state
+            .manager
+            .update(&backend.app, id, Owner::Anyone, patch)
+            .await?,
+    ))
+}
+
+/// Ends a session; ending it again changes nothing.
+#[utoipa::path(
+    delete, path = "/v1/sessions/{id}", tag = "service", security(("api_key" = [])),
+    params(("id" = String, Path, description = "The session's id"), OwnerParams, EndParams),
+    responses(
+        (status = 204, description = "It is over, now or since before"),
+        (status = 401, description = "`invalid_api_key`", body = ProblemBody<'static>),
+        (status = 404, description = "`not_found`", body = ProblemBody<'static>),
+        (status = 422, description = "`validation_failed`", body = ProblemBody<'static>),
+        (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn revoke_session(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let mut query = Query::of(&request);
+    let backend = auth::backend(&request, &state, &mut query).await?;
+    let owner = owner(&mut query);
+    let revocation = revocation(&mut query, Reason::LOGOUT, backend.by);
+    query.finish()?;
+    state
+        .manager
+        .revoke(&backend.app, input::session_id(&request)?, owner, revocation)
+        .await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// A use to be recorded.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TouchSession {
+    /// From where.
+    ip_address: Option<String>,
+}
+
+/// Records a use of a session.
+#[utoipa::path(
+    post, path = "/v1/sessions/{id}/touch", tag = "service", security(("api_key" = [])),
+    request_body = TouchSession, params(("id" = String, Path, description = "The session's id")),
+    responses(
+        (status = 200, description = "The session after this use", body = SessionBody<'static>),
+        (status = 401, description = "`invalid_api_key`", body = ProblemBody<'static>),
+        (status = 404, description = "`not_found`", body = ProblemBody<'static>),
+        (status = 410, description = "`session_ended`", body = ProblemBody<'static>),
+        (status = 422, description = "`validation_failed`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn touch_session(
+    request: HttpRequest,
+    payload: web::Payload,
+    state: StateData,
+) -> Result<HttpResponse, Problem> {
+    let backend = caller_without_query(&request, &state).await?;
+    let id = input::session_id(&request)?;
+    let body: TouchSession = input::json(&request, payload, Body::Optional).await?;
+    let address = body.ip_address.as_deref().and_then(parse_address);
+    Ok(one(
+        &state,
+        &state.manager.touch(&backend.app, id, address).await?,
+    ))
+}
+
+/// The caller of a call that has no parameters in its query.
+pub(super) async fn caller_without_query(request: &HttpRequest, state: &State) -> Result<Backend, Problem> {
+    let mut query = Query::of(request);
+    let backend = auth::backend(request, state, &mut query).await?;
+    query.finish()?;
+    Ok(backend)
+}
+
+impl State {
+    /// `Set-Cookie` for a token, by the app's profile.
+    pub(super) fn set_cookie(
+        &self,
+        app: &crate::session::AppName,
+        token: &str,
+        session: &Session,
+        now: Timestamp,
+    ) -> String {
+        let config = self.manager.app(app).map(|config| &config.cookie);
+        config
+            .map(|config| cookie::set(config, token, session, now))
+            .unwrap_or_default()
+    }
+}

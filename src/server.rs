@@ -1,0 +1,371 @@
+//! Puts everything together: the lock, the store, the manager, both listeners, the regular work; and takes it apart in
+//! the opposite order.
+//!
+//! One server owns a database: it holds an exclusive lock on `DATABASE.lock` as long as it lives. Beside the database is
+//! its operator socket, `DATABASE.sock`, mode 0600: whoever may open it may do what the command line does.
+
+use std::fs::{DirBuilder, File, Permissions};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::{Server as ActixServer, ServerHandle};
+use actix_web::middleware::from_fn;
+use actix_web::{App, HttpServer, web};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::enrich::location::{LocationError, Locator};
+use crate::error::Error;
+use crate::http::auth::Plane;
+use crate::http::{self, State};
+use crate::manager::SessionManager;
+use crate::metrics::Metrics;
+use crate::store::SessionStore;
+use crate::store::sqlite::{OpenError, SqliteOptions, SqliteStore};
+use crate::sweeper;
+
+/// How long a client may take to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an idle connection is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// Connections of one worker; more wait to be accepted.
+const CONNECTIONS_PER_WORKER_MAX: usize = 10_000;
+/// How far the clock may be behind the database without a word: what time synchronisation corrects by the way.
+const CLOCK_BEHIND_MILLIS_MAX: i64 = 1_000;
+/// Longest path that a Unix socket can have on Linux (108 bytes with the closing zero, unix(7)).
+const SOCKET_PATH_LEN_MAX: usize = 107;
+
+/// Which listeners a server has, and which rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Both listeners.
+    Serve,
+    /// Both, with the routes and the guard of `sessiond dev`.
+    Dev,
+    /// The operator socket alone, for a command while no server runs.
+    OperatorOnly,
+}
+
+/// Why a server could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another process has the database.
+    #[error("another sessiond is running on the database {0}; stop it first, or use another --database")]
+    Locked(PathBuf),
+    /// The lock file cannot be used.
+    #[error("cannot lock the database by {path}: {source}")]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// What the file system says.
+        source: io::Error,
+    },
+    /// The database cannot be opened.
+    #[error(transparent)]
+    Database(#[from] OpenError),
+    /// The location file cannot be used.
+    #[error(transparent)]
+    Location(#[from] LocationError),
+    /// The store failed at once.
+    #[error("the database cannot be read: {0}")]
+    Store(#[from] Error),
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address}: {source}{}", port_hint(.source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The operator socket cannot be made.
+    #[error("cannot make the operator socket {path}: {source}")]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The HTTP server did not start.
+    #[error("cannot start the HTTP server: {0}")]
+    Http(#[source] io::Error),
+}
+
+fn port_hint(source: &io::Error) -> &'static str {
+    if source.kind() == io::ErrorKind::AddrInUse {
+        " (something else is using this port; choose another with --listen)"
+    } else {
+        ""
+    }
+}
+
+/// A file beside the database: its name with something added.
+pub fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// The exclusive use of a database, as long as it lives.
+#[derive(Debug)]
+pub struct DatabaseLock {
+    _file: File,
+}
+
+impl DatabaseLock {
+    /// Takes the lock; makes the database's folder if need be.
+    pub fn take(database: &Path) -> Result<Self, StartError> {
+        let path = beside(database, ".lock");
+        let failed = |source| StartError::Lock {
+            path: path.clone(),
+            source,
+        };
+        if let Some(folder) = database.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).map_err(failed)?;
+        }
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(std::fs::TryLockError::WouldBlock) => Err(StartError::Locked(database.to_owned())),
+            Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+}
+
+/// A server that has its database and its listeners, and is yet to run.
+pub struct Server {
+    config: Config,
+    mode: Mode,
+    manager: Arc<SessionManager>,
+    listener: Option<(TcpListener, SocketAddr)>,
+    socket: OperatorSocket,
+    lock: DatabaseLock,
+}
+
+impl Server {
+    /// Takes the lock, opens the database, and binds the listeners. Nothing is served yet.
+    pub async fn bind(config: Config, mode: Mode, clock: Arc<Clock>) -> Result<Self, StartError> {
+        let database = config.database.path.clone();
+        let lock = DatabaseLock::take(&database)?;
+        let locator = open_locator(&config)?;
+        // The port before the database: a start that fails leaves nothing behind.
+        let listener = match mode {
+            Mode::Serve | Mode::Dev => Some(listen(config.server.listen)?),
+            Mode::OperatorOnly => None,
+        };
+        let options = SqliteOptions {
+            path: database.clone(),
+            read_pool: config.database.read_pool,
+            queue_len_max: config.database.queue_len_max,
+        };
+        let store: Arc<dyn SessionStore> = Arc::new(SqliteStore::open(&options)?);
+        if let Some(stored) = store.high_water().await?
+            && mode == Mode::Serve
+            && clock.millis_behind(stored) > CLOCK_BEHIND_MILLIS_MAX
+        {
+            log::warn!(
+                "the clock is {} s behind the times in the database; time stands still until it has caught up",
+                clock.millis_behind(stored) / 1_000
+            );
+        }
+        let metrics = Arc::new(Metrics::new());
+        let manager = Arc::new(SessionManager::new(store, &config, clock, locator, metrics).await?);
+        let socket = OperatorSocket::bind(&database)?;
+        Ok(Self {
+            config,
+            mode,
+            manager,
+            listener,
+            socket,
+            lock,
+        })
+    }
+
+    /// The sessions.
+    pub fn manager(&self) -> &Arc<SessionManager> {
+        &self.manager
+    }
+
+    /// The address that is listened on; with port 0 in the configuration the one that was given.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listener.as_ref().map(|(_, address)| *address)
+    }
+
+    /// Serves until `stop` is done, then lets running requests end, writes what is pending and closes the database.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), StartError> {
+        let Self {
+            config,
+            mode,
+            manager,
+            listener,
+            socket,
+            lock,
+        } = self;
+        let public = match listener {
+            Some((listener, _)) => {
+                let state = State::new(Arc::clone(&manager), &config, Plane::Public, mode == Mode::Dev);
+                Some(start_http(&config, Listener::Tcp(listener), state).map_err(StartError::Http)?)
+            }
+            None => None,
+        };
+        let state = State::new(Arc::clone(&manager), &config, Plane::Operator, false);
+        let operator =
+            start_http(&config, Listener::Unix(socket.listener), state).map_err(StartError::Http)?;
+        let (public, operator) = (public.map(Running::start), Running::start(operator));
+        let (stop_sweeper, sweeper_stop) = watch::channel(false);
+        let every = Duration::from_millis(config.sessions.flush_interval_ms);
+        let sweeper = tokio::spawn(sweeper::run(Arc::clone(&manager), every, sweeper_stop));
+
+        stop.await;
+
+        // The opposite order: no new requests, running ones end, the regular work stops, the store closes.
+        let stop_public = async {
+            if let Some(public) = public {
+                public.stop().await;
+            }
+        };
+        tokio::join!(stop_public, operator.stop());
+        drop(stop_sweeper);
+        if sweeper.await.is_err() {
+            log::error!("the regular work had failed before the server stopped");
+        }
+        manager.close().await;
+        if let Err(error) = std::fs::remove_file(&socket.path) {
+            log::warn!(
+                "cannot remove the operator socket {}: {error}",
+                socket.path.display()
+            );
+        }
+        drop(lock);
+        Ok(())
+    }
+}
+
+fn open_locator(config: &Config) -> Result<Option<Arc<Locator>>, LocationError> {
+    if !config.location.enabled {
+        return Ok(None);
+    }
+    let locator = match &config.location.database {
+        Some(path) => Locator::open(path)?,
+        None => Locator::embedded(),
+    };
+    Ok(Some(Arc::new(locator)))
+}
+
+fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+fn start_http(config: &Config, listener: Listener, state: State) -> io::Result<ActixServer> {
+    let state = web::Data::new(state);
+    let workers = match (&listener, config.server.workers) {
+        (Listener::Unix(_), _) => 1,
+        (Listener::Tcp(_), 0) => std::thread::available_parallelism().map_or(1, usize::from),
+        (Listener::Tcp(_), workers) => workers,
+    };
+    let server = HttpServer::new(move || {
+        App::new()
+            .wrap(from_fn(http::edge))
+            .configure(|config| http::routes(config, &state))
+            .default_service(web::to(http::not_found))
+    })
+    .workers(workers)
+    .max_connections(CONNECTIONS_PER_WORKER_MAX)
+    .client_request_timeout(HEAD_TIMEOUT)
+    .keep_alive(KEEP_ALIVE)
+    .shutdown_timeout(config.server.shutdown_grace_secs)
+    // Its own handling takes SIGINT for "at once"; whoever runs the server says when to stop.
+    .disable_signals();
+    let server = match listener {
+        Listener::Tcp(listener) => server.listen(listener)?,
+        Listener::Unix(listener) => server.listen_uds(listener)?,
+    };
+    Ok(server.run())
+}
+
+/// An HTTP server under way.
+struct Running {
+    handle: ServerHandle,
+    task: JoinHandle<io::Result<()>>,
+}
+
+impl Running {
+    fn start(server: ActixServer) -> Self {
+        Self {
+            handle: server.handle(),
+            task: tokio::spawn(server),
+        }
+    }
+
+    /// Accepts nothing more, and waits for running requests, at most the grace time.
+    async fn stop(self) {
+        self.handle.stop(true).await;
+        match self.task.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::error!("the HTTP server failed: {error}"),
+            Err(error) => log::error!("the HTTP server failed: {error}"),
+        }
+    }
+}
+
+/// The socket of the command line.
+struct OperatorSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl OperatorSocket {
+    /// Makes the socket. It appears under its name with its mode already set: it is bound in a folder that nobody
+    /// else can enter, and moved. What stands there is left from a server that died, as the lock is ours.
+    fn bind(database: &Path) -> Result<Self, StartError> {
+        let path = beside(database, ".sock");
+        let make = || {
+            if path.as_os_str().len() > SOCKET_PATH_LEN_MAX {
+                let rule =
+                    format!("the path is longer than {SOCKET_PATH_LEN_MAX} bytes; use a shorter --database");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, rule));
+            }
+            let folder = path
+                .parent()
+                .unwrap_or(Path::new(""))
+                .join(format!(".sd{}", std::process::id()));
+            DirBuilder::new().mode(0o700).create(&folder)?;
+            let bound = bind_in(&folder, &path);
+            std::fs::remove_dir_all(&folder)?;
+            bound
+        };
+        let listener = make().map_err(|source| StartError::Socket {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Self { listener, path })
+    }
+}
+
+fn bind_in(folder: &Path, path: &Path) -> io::Result<UnixListener> {
+    let hidden = folder.join("s");
+    let listener = UnixListener::bind(&hidden)?;
+    std::fs::set_permissions(&hidden, Permissions::from_mode(0o600))?;
+    std::fs::rename(&hidden, path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}

@@ -1,0 +1,65 @@
+// The calls of the self plane. The cookie travels by itself.
+
+const TIMEOUT_MS = 15e3;
+const MINE = 'v1/me/sessions';
+const PAGE_MAX = 200; // the API's limit for one page
+const app = new URLSearchParams(location.search).get('app');
+let skew = 0;
+
+/** A refusal (RFC 9457), or with status 0 no answer at all. */
+export class Problem extends Error {
+	constructor(status, body = {}) {
+		super(body.detail || body.title || `HTTP ${status}`);
+		this.status = status;
+		this.body = body;
+		/** Whether the same call may succeed later by itself. */
+		this.passes = !status || status === 429 || status >= 500;
+	}
+}
+
+/** The time by the server's Date header: a wrong clock here misleads nobody. */
+export const now = () => Date.now() + skew;
+
+async function call(method, path, query = {}, json) {
+	const url = new URL(path, document.baseURI);
+	for (const [key, value] of Object.entries({ ...query, app })) if (value) url.searchParams.set(key, value);
+	const headers = json ? { 'Content-Type': 'application/json' } : {};
+	let response, body;
+	try {
+		response = await fetch(url, { method, headers, body: json && JSON.stringify(json), signal: AbortSignal.timeout(TIMEOUT_MS) });
+		body = await response.text();
+	} catch { throw new Problem(0); }
+	const off = Date.parse(response.headers.get('Date')) - Date.now();
+	skew = Math.abs(off) > 30e3 ? off : 0;
+	try { body = JSON.parse(body || '{}'); } catch {
+		throw new Problem(response.ok ? 0 : response.status); // something in between answered
+	}
+	if (!response.ok) throw new Problem(response.status, body);
+	return body;
+}
+
+/** The first `count` sessions; `next_cursor` tells whether there are more. */
+export async function listSessions(status, count) {
+	const sessions = [];
+	let page = {};
+	do {
+		const limit = Math.min(PAGE_MAX, count - sessions.length);
+		page = await call('GET', MINE, { status, limit, cursor: page.next_cursor });
+		sessions.push(...page.sessions);
+	} while (page.next_cursor && sessions.length < count);
+	return { ...page, sessions };
+}
+
+export const currentSession = () => call('GET', 'v1/session', { touch: 'false' });
+export const endSession = (id) => call('DELETE', `${MINE}/${id}`);
+export const endOthers = () => call('DELETE', MINE);
+export const renameSession = (id, name) => call('PATCH', `${MINE}/${id}`, {}, { name });
+export const signOut = () => call('DELETE', 'v1/session');
+
+/** Where to sign in and come back from; only http(s) gets into a link. */
+export function signInLink({ body: { sign_in_url: given } }) {
+	if (!given || !URL.canParse(given, document.baseURI)) return null;
+	const url = new URL(given, document.baseURI);
+	url.searchParams.set('return_to', location.href);
+	return /^https?:$/.test(url.protocol) ? url.href : null;
+}

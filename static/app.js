@@ -1,0 +1,128 @@
+// The dashboard: asks where the person is signed in, at the right times, and shows it.
+import * as api from './api.js';
+import { $, $$, announce, fillTexts, put, setState, showBanner, showError, showSignedOut } from './page.js';
+import { CardList } from './list.js';
+import { PAGE, actionsOn } from './actions.js';
+import { foreign } from './format.js';
+import { say, text } from './sentences.js';
+
+const EVERY_SECS = 30, BACKOFF_MAX_SECS = 60;
+
+fillTexts(document);
+fillTexts($('#card').content);
+
+const page = {
+	lists: {
+		current: new CardList('current', 'id'),
+		active: new CardList('active', 'last_activity_at'),
+		ended: new CardList('ended', 'ended_at'),
+	},
+	tab: 'active',
+	wanted: { active: PAGE, ended: PAGE },
+	others: 0,
+	changes: 0, // an answer from before the last change is not believed
+	refresh,
+	countOthers(count) {
+		this.others = count;
+		put($('#others-count'), String(count || ''));
+		$('#all').hidden = count < 1 || this.tab === 'ended';
+		$('[data-action=end-all]').textContent = say.endAll(count);
+	},
+	leave(problem, code) {
+		Object.values(this.lists).forEach((list) => list.clear());
+		put($('#who'), '');
+		showSignedOut(problem, this.current, code);
+	},
+};
+let failures = 0, freshAt = 0, timer = 0, isRunning = false, isWanted = false;
+
+/** Asks now, then regularly while the page is seen. Wanted during a call, it asks again: that one may be late. */
+async function refresh() {
+	isWanted = true;
+	if (isRunning) return;
+	isRunning = true;
+	clearTimeout(timer);
+	let secs = 0;
+	while (isWanted) {
+		isWanted = false;
+		secs = await load();
+	}
+	isRunning = false;
+	if (secs && !document.hidden) timer = setTimeout(refresh, secs * 1e3);
+}
+
+/** Resolves to the seconds until the next time; 0 is when the page is looked at again. */
+async function load() {
+	const { tab, changes } = page;
+	const isLate = () => (isWanted ||= tab !== page.tab || changes !== page.changes);
+	try {
+		const answer = await api.listSessions(tab, page.wanted[tab]);
+		const me = answer.sessions.find((session) => session.is_current) ?? await api.currentSession();
+		if (isLate()) return 0;
+		page.current = me;
+		failures = 0;
+		freshAt = Date.now();
+		show(answer, me);
+		showBanner();
+		return EVERY_SECS;
+	} catch (problem) {
+		if (isLate()) return 0;
+		if (problem.status === 401) return page.leave(problem);
+		if (problem.passes && document.body.dataset.state === 'ready') showBanner(freshAt);
+		else showError(problem);
+		failures += 1;
+		return problem.passes ? Math.min(BACKOFF_MAX_SECS, 2 ** failures) : 0;
+	}
+}
+
+function show(answer, me) {
+	const { tab, lists } = page, list = lists[tab], view = $(`[data-view=${tab}]`), isFirst = !list.isFilled;
+	put($('#who'), foreign(me.user_id ?? text.anonymous));
+	put($('#lead'), me.user_id === null ? text.anonymousLead : text.lead);
+	if (me.app !== 'default') put($('#product'), foreign(me.app));
+	if (tab === 'active') lists.current.update([me], api.now());
+	const first = list.update(answer.sessions.filter((session) => !session.is_current), api.now());
+	page.countOthers(answer.active_count - 1);
+	$('#others').hidden = me.user_id === null;
+	$('.empty', view).hidden = list.cards.length || me.user_id === null;
+	$('[data-action=show-more]').hidden = !answer.next_cursor;
+	if (page.wantsMore) first?.element.focus();
+	page.wantsMore = false;
+	setState('ready');
+	if (isFirst) announce(list.cards.length ? say.shown(answer.sessions.length) : $('.empty', view).textContent);
+}
+
+/** The tab is in the URL, so that "back" and "reload" work. */
+function showTab() {
+	const query = new URLSearchParams(location.search);
+	page.tab = query.get('tab') === 'ended' ? 'ended' : 'active';
+	for (const link of $$('[data-tab]')) {
+		const { tab } = link.dataset, isHere = tab === page.tab;
+		query.delete('tab');
+		if (tab === 'ended') query.set('tab', tab);
+		link.href = `?${query}`;
+		link.ariaCurrent = isHere ? 'page' : null;
+		$(`[data-view=${tab}]`).hidden = !isHere;
+	}
+	$('[data-action=show-more]').hidden = true;
+	page.countOthers(page.others);
+	if ($('#panel').hidden) setState(page.lists[page.tab].isFilled ? 'ready' : 'loading');
+	refresh();
+}
+
+const actions = actionsOn(page);
+document.addEventListener('click', (event) => {
+	const link = event.target.closest('[data-tab]');
+	if (link && !(event.metaKey || event.ctrlKey || event.shiftKey)) {
+		event.preventDefault();
+		if (link.href !== location.href) history.pushState(null, '', link.href);
+		return showTab();
+	}
+	const button = event.target.closest('[data-action]'), { sessionId } = button?.closest('[data-session-id]')?.dataset ?? {};
+	const card = page.lists.current.get(sessionId) ?? page.lists.active.get(sessionId);
+	actions[button?.dataset.action]?.(card);
+});
+for (const name of ['focus', 'online', 'offline']) addEventListener(name, refresh);
+document.addEventListener('visibilitychange', () => (document.hidden ? clearTimeout(timer) : refresh()));
+addEventListener('popstate', showTab);
+showTab();

@@ -1,0 +1,93 @@
+// The page as a whole, and how its elements are filled: only ever with text, as strangers wrote part of it.
+// body[data-state] is loading, ready, signed-out or error; the banner says that what stands is not fresh;
+// the announcer speaks to screen readers; the dialog asks.
+import { clockTime, figure, foreign, shortTime } from './format.js';
+import { howEnded, say, signedOut, text } from './sentences.js';
+import { signInLink } from './api.js';
+
+export const $ = (selector, root = document) => root.querySelector(selector);
+export const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+export function element(tag, properties, ...children) {
+	const made = Object.assign(document.createElement(tag), properties);
+	made.append(...children);
+	return made;
+}
+
+/** Shows a text, or hides the element for none; an equal text is left alone. */
+export function put(target, value) {
+	target.hidden = !value;
+	if (target.textContent !== value) target.textContent = value || '';
+}
+
+export function fillTexts(root) {
+	for (const target of $$('[data-text]', root)) target.textContent = text[target.dataset.text];
+}
+
+const dialog = $('dialog');
+
+export function announce(sentence) {
+	$('#announcer').textContent = sentence;
+}
+
+export function setState(state) {
+	const isPanel = state === 'signed-out' || state === 'error';
+	document.body.dataset.state = state;
+	$('#panel').hidden = !isPanel;
+	$('#sessions').hidden = isPanel;
+	$('main').ariaBusy = state === 'loading';
+	document.title = isPanel ? $('#panel h1').textContent : text.title;
+	if (state === 'loading') announce(text.loading);
+}
+
+/** Says since when nothing new came; without a time, all is well. */
+export function showBanner(freshAt) {
+	const banner = $('aside'), line = $('p', banner), isOnline = navigator.onLine;
+	const sentence = freshAt ? say.stale(isOnline, clockTime(freshAt)) : '';
+	if (line.textContent === sentence) return;
+	banner.hidden = !sentence;
+	banner.dataset.banner = sentence && (isOnline ? 'away' : 'offline');
+	put(line, sentence);
+	announce(sentence);
+}
+
+/** Nothing can be shown: the server is away, or refuses. */
+export function showError({ passes, message, body }) {
+	showPanel('error', passes ? text.away : text.refused, passes ? text.awayHow : message, body?.request_id && say.request(body.request_id));
+}
+
+/** Nobody is signed in: why, and the way in. `known` is the session as last seen. */
+export function showSignedOut(problem, known, code = problem.body.code) {
+	const { ended_at: at, revoked_reason: reason, ended_by: actor } = problem.body;
+	const link = signInLink(problem), isEnded = code === 'session_ended';
+	const title = isEnded ? text.wasSignedOut : code === 'left' ? text.hasLeft : text.notSignedIn;
+	const why = isEnded ? howEnded(reason && foreign(reason), actor, known && figure(known, reason, at)) : signedOut[code] ?? problem.message;
+	showPanel('signed-out', title, link ? why : `${why} ${text.wayIn}`, isEnded && text.endedAt.replace('{}', shortTime(at)), link);
+}
+
+function showPanel(state, title, why, more, link) {
+	const [heading, sentence, fine, anchor, retry] = $('#panel').children;
+	const isNew = $('#panel').hidden || heading.textContent !== title;
+	put(heading, title);
+	put(sentence, why);
+	put(fine, more);
+	anchor.hidden = !link;
+	anchor.href = link ?? '';
+	retry.hidden = state !== 'error';
+	dialog.close();
+	showBanner();
+	setState(state);
+	if (isNew) heading.focus();
+}
+
+/** Resolves to whether the person is sure. */
+export function ask([title, sentence, confirm]) {
+	put($('h2', dialog), title);
+	put($('p', dialog), sentence);
+	put($('[data-action=confirm]', dialog), confirm);
+	dialog.returnValue = '';
+	dialog.showModal();
+	return new Promise((resolve) => {
+		dialog.addEventListener('close', () => resolve(dialog.returnValue === 'yes'), { once: true });
+	});
+}
