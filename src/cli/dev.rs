@@ -58,15 +58,16 @@ pub(super) async fn run(common: &Common, listen: Option<SocketAddr>) -> Result<(
     Ok(())
 }
 
-/// The configuration: without a file, unless one is given; the database in a folder of its own.
+/// The configuration: without a file, unless one is given; the database in a folder of its own, unless one is named on
+/// the command line, so that nobody's real one is opened to any name by mistake.
 fn load(common: &Common, listen: Option<SocketAddr>) -> Result<Config, Failure> {
     let database = common
         .database
         .clone()
-        .or_else(|| common.config.is_none().then(|| PathBuf::from(DEV_DATABASE)));
+        .unwrap_or_else(|| PathBuf::from(DEV_DATABASE));
     Ok(Common {
         config: common.config.clone(),
-        database,
+        database: Some(database),
     }
     .load(listen)?)
 }

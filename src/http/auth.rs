@@ -5,6 +5,7 @@
 //! back to the cookie. The planes never take each other's credentials. What comes by cookie is checked for coming from
 //! another site (OWASP CSRF Prevention Cheat Sheet: Fetch Metadata, else the Origin header).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use actix_web::http::{Method, Uri, header};
@@ -67,6 +68,8 @@ pub struct Holder {
     pub app: AppName,
     /// The session as it is after this use.
     pub entry: Arc<CachedSession>,
+    /// Whether the token came by cookie.
+    pub is_by_cookie: bool,
 }
 
 impl Holder {
@@ -169,41 +172,41 @@ pub fn present(request: &HttpRequest, state: &State, app: &AppName) -> Result<Pr
     Ok(Presented::Cookies(values.filter_map(Token::parse).collect()))
 }
 
-/// Checks the token of a request. `may_touch`: whether the call counts as a use.
+/// Checks the token of a request to this app. `may_touch`: whether the call counts as a use.
 pub async fn holder(
     request: &HttpRequest,
     state: &State,
-    query: &mut Query,
+    app: AppName,
     may_touch: bool,
     demands: &Demands,
 ) -> Result<Holder, Problem> {
-    let app = app_of_request(request, state, query)?;
     let client = || address::of_request(request, &state.trusted_proxies);
-    let answer = match present(request, state, &app)? {
+    let usage = |address: Option<IpAddr>| if may_touch { Use::Touch(address) } else { Use::Look };
+    let (answer, is_by_cookie) = match present(request, state, &app)? {
         Presented::Nothing => {
             let detail = "Send a session token: Authorization: Bearer sst_…, or the app's cookie.";
             return Err(Problem::new(Code::NoSession, detail));
         }
         Presented::Bearer(token) => {
             // A backend that passes its caller's token on would record itself.
-            let address = may_touch
-                .then(client)
-                .filter(|client| client.is_forwarded)
-                .and_then(|c| c.address);
-            let usage = if may_touch { Use::Touch(address) } else { Use::Look };
-            state.manager.check(&app, &token, usage, demands).await?
+            let client = client();
+            let address = client.address.filter(|_| client.is_forwarded);
+            (
+                state.manager.check(&app, &token, usage(address), demands).await?,
+                false,
+            )
         }
-        Presented::Cookies(tokens) => {
-            let usage = if may_touch {
-                Use::Touch(client().address)
-            } else {
-                Use::Look
-            };
-            check_cookies(state, &app, &tokens, usage, demands).await?
-        }
+        Presented::Cookies(tokens) => (
+            check_cookies(state, &app, &tokens, usage(client().address), demands).await?,
+            true,
+        ),
     };
     match answer {
-        CheckAnswer::Active(entry) => Ok(Holder { app, entry }),
+        CheckAnswer::Active(entry) => Ok(Holder {
+            app,
+            entry,
+            is_by_cookie,
+        }),
         CheckAnswer::Refused(refusal) => Err(refusal.into()),
     }
 }

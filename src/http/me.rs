@@ -21,9 +21,10 @@ use crate::store::{Owner, SessionPatch, StatusFilter, UserPage};
 
 /// Checks who asks, without extending their session; a refusal says where to sign in.
 async fn person(request: &HttpRequest, state: &State, query: &mut Query) -> Result<Holder, Problem> {
-    let app = auth::app_of_request(request, state, &mut Query::of(request))?;
-    let holder = auth::holder(request, state, query, false, &Demands::default()).await;
-    holder.map_err(|problem| problem.with_sign_in_url(state.sign_in_url(&app)))
+    let app = auth::app_of_request(request, state, query)?;
+    let sign_in_url = state.sign_in_url(&app);
+    let holder = auth::holder(request, state, app.clone(), false, &Demands::default()).await;
+    holder.map_err(|problem| problem.with_sign_in_url(sign_in_url))
 }
 
 /// Lists the person's sessions, newest sign-in first, this one included.
@@ -200,7 +201,7 @@ pub async fn revoke_own_sessions(request: HttpRequest, state: StateData) -> Resu
     };
     let mut response = HttpResponse::Ok();
     if include_current
-        && !request.headers().contains_key(header::AUTHORIZATION)
+        && holder.is_by_cookie
         && let Some(config) = state.manager.app(&holder.app)
     {
         response.insert_header((header::SET_COOKIE, cookie::clear(&config.cookie)));

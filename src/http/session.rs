@@ -55,8 +55,9 @@ pub async fn check_own_session(request: HttpRequest, state: StateData) -> Result
         max_auth_age_secs,
         tags: query.all("tag"),
     };
-    let holder = auth::holder(&request, &state, &mut query, may_touch, &demands).await?;
+    let app = auth::app_of_request(&request, &state, &mut query)?;
     query.finish()?;
+    let holder = auth::holder(&request, &state, app, may_touch, &demands).await?;
     let mut response = HttpResponse::Ok();
     if let Some(user_id) = &holder.session().user_id {
         response.insert_header((USER_ID_HEADER, header_text(user_id.as_str())));

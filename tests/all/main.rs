@@ -1,6 +1,6 @@
 //! All integration tests, in one binary.
 
-// A harness is for whoever comes to need it: not every part is used by every test.
+// Helpers are for whoever comes to need them: not every part is used by every test.
 #[allow(dead_code)]
 mod harness;
 
