@@ -23,6 +23,8 @@ const DEV_KEY: &str = "dev";
 /// How long before today the sample people's first sign-in was, in hours and milliseconds.
 const SAMPLE_HOURS: u64 = 12 * 24;
 const SAMPLE_MILLIS: i64 = 12 * 24 * 60 * 60 * 1_000;
+/// How often sample people use a session: well within the idle timeout of the defaults.
+const USED_EVERY_HOURS: u64 = 24;
 
 pub(super) async fn run(common: &Common, listen: Option<SocketAddr>) -> Result<(), Failure> {
     let mut config = load(common, listen)?;
@@ -138,9 +140,9 @@ struct Sample {
 /// What becomes of it.
 #[derive(Clone, Copy)]
 enum Then {
-    /// It is used again so many hours after the first sign-in of all.
+    /// It is used every day, the last time so many hours after the first sign-in of all.
     Used(u64),
-    /// Its owner ends it from another device.
+    /// It is used every day until its owner ends it from another device.
     EndedBy(u64, &'static str),
     /// Nothing: it lies there.
     Left,
@@ -263,15 +265,22 @@ async fn seed(manager: &SessionManager) -> Result<(), Error> {
             made.push((sample, manager.create(&app, sign_in).await?.session.id));
         }
         for (sample, id) in &made {
-            match sample.then {
-                Then::Used(at) if at == hour => {
-                    manager.touch(&app, *id, sample.address.parse().ok()).await?;
+            let (last, end) = match sample.then {
+                Then::Used(last) => (last, None),
+                Then::EndedBy(last, reason) => (last, Some(reason)),
+                Then::Left => continue,
+            };
+            let is_used =
+                sample.hours < hour && hour <= last && (last - hour).is_multiple_of(USED_EVERY_HOURS);
+            if let Some(reason) = end.filter(|_| hour == last) {
+                let revocation = Revocation::new(reason, EndedBy::User);
+                manager.revoke(&app, *id, Owner::Anyone, revocation).await?;
+            } else if is_used {
+                match manager.touch(&app, *id, sample.address.parse().ok()).await {
+                    // A configuration may have shorter deadlines or smaller limits than the samples are made for.
+                    Ok(_) | Err(Error::SessionEnded(_)) => {}
+                    Err(error) => return Err(error),
                 }
-                Then::EndedBy(at, reason) if at == hour => {
-                    let revocation = Revocation::new(reason, EndedBy::User);
-                    manager.revoke(&app, *id, Owner::Anyone, revocation).await?;
-                }
-                Then::Used(_) | Then::EndedBy(..) | Then::Left => {}
             }
         }
         sweeper::tick(manager).await?;
