@@ -49,7 +49,7 @@ export function actionsOn(page) {
 
 		async 'end-all'() {
 			if (!await ask(question.endAll(page.others))) return;
-			const answer = await attempt(api.endOthers, $('#all p'));
+			const answer = await attempt(api.endOthers, $('#all .message'));
 			if (answer) {
 				announce(say.allEnded(answer.revoked_count));
 				$('#others').focus();
@@ -59,7 +59,7 @@ export function actionsOn(page) {
 		},
 
 		async 'sign-out'() {
-			if (!await attempt(api.signOut, page.lists.current.cards[0].message)) return;
+			if (!await attempt(api.signOut, $('header .message'))) return;
 			const after = await api.listSessions('active', 1).catch((problem) => problem); // it tells where to sign in
 			page.leave(after.body ? after : new api.Problem(401), 'left');
 		},

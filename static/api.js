@@ -9,15 +9,15 @@ let skew = 0;
 /** A refusal (RFC 9457), or with status 0 no answer at all. */
 export class Problem extends Error {
 	constructor(status, body = {}) {
-		super(body.detail || body.title || `HTTP ${status}`);
+		super(body.errors?.map(({ field, message }) => `${field}: ${message}`).join(' ') || (body.detail ?? `HTTP ${status}`));
 		this.status = status;
 		this.body = body;
-		/** Whether the same call may succeed later by itself. */
+		/** Whether the call may succeed later by itself. */
 		this.passes = !status || status === 429 || status >= 500;
 	}
 }
 
-/** The time by the server's Date header: a wrong clock here misleads nobody. */
+/** The time by the server's Date header, as clocks here may be wrong. */
 export const now = () => Date.now() + skew;
 
 async function call(method, path, query = {}, json) {
@@ -56,7 +56,7 @@ export const endOthers = () => call('DELETE', MINE);
 export const renameSession = (id, name) => call('PATCH', `${MINE}/${id}`, {}, { name });
 export const signOut = () => call('DELETE', 'v1/session');
 
-/** Where to sign in and come back from; only http(s) gets into a link. */
+/** Where to sign in and come back from, if that is http(s). */
 export function signInLink({ body: { sign_in_url: given } }) {
 	if (!given || !URL.canParse(given, document.baseURI)) return null;
 	const url = new URL(given, document.baseURI);

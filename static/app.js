@@ -29,8 +29,9 @@ const page = {
 		$('[data-action=end-all]').textContent = say.endAll(count);
 	},
 	leave(problem, code) {
+		clearTimeout(timer);
 		Object.values(this.lists).forEach((list) => list.clear());
-		put($('#who'), '');
+		$('#who').textContent = '';
 		showSignedOut(problem, this.current, code);
 	},
 };
@@ -76,7 +77,7 @@ async function load() {
 }
 
 function show(answer, me) {
-	const { tab, lists } = page, list = lists[tab], view = $(`[data-view=${tab}]`), isFirst = !list.isFilled;
+	const { tab, lists } = page, list = lists[tab], isFirst = !list.isFilled;
 	put($('#who'), foreign(me.user_id ?? text.anonymous));
 	put($('#lead'), me.user_id === null ? text.anonymousLead : text.lead);
 	if (me.app !== 'default') put($('#product'), foreign(me.app));
@@ -84,12 +85,12 @@ function show(answer, me) {
 	const first = list.update(answer.sessions.filter((session) => !session.is_current), api.now());
 	page.countOthers(answer.active_count - 1);
 	$('#others').hidden = me.user_id === null;
-	$('.empty', view).hidden = list.cards.length || me.user_id === null;
+	$(`[data-view=${tab}] .empty`).hidden = list.cards.length || me.user_id === null;
 	$('[data-action=show-more]').hidden = !answer.next_cursor;
 	if (page.wantsMore) first?.element.focus();
 	page.wantsMore = false;
 	setState('ready');
-	if (isFirst) announce(list.cards.length ? say.shown(answer.sessions.length) : $('.empty', view).textContent);
+	if (isFirst) announce(say.shown(answer.sessions.length));
 }
 
 /** The tab is in the URL, so that "back" and "reload" work. */
@@ -100,7 +101,7 @@ function showTab() {
 		const { tab } = link.dataset, isHere = tab === page.tab;
 		query.delete('tab');
 		if (tab === 'ended') query.set('tab', tab);
-		link.href = `?${query}`;
+		link.href = query.size ? `?${query}` : './';
 		link.ariaCurrent = isHere ? 'page' : null;
 		$(`[data-view=${tab}]`).hidden = !isHere;
 	}

@@ -6,7 +6,7 @@ export function element(tag, properties = {}, ...children) {
 	const made = Object.assign(document.createElement(tag), rest);
 	Object.assign(made.dataset, dataset);
 	for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-	made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== ''));
+	made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== ''));
 	return made;
 }
 
@@ -105,8 +105,8 @@ export function exampleOf(schema, depth = 0) {
 	if (found) {
 		if (depth > 4) return {};
 		const entries = Object.entries(found.properties);
-		const needed = entries.filter(([name]) => found.required.includes(name));
-		return Object.fromEntries((needed.length ? needed : entries.slice(0, 4)).map(([name, property]) => [name, exampleOf(property, depth + 1)]));
+		const needed = entries.filter(([name, { example, examples }]) => found.required.includes(name) || (example ?? examples) !== undefined);
+		return Object.fromEntries((needed.length ? needed : entries.slice(0, 2)).map(([name, property]) => [name, exampleOf(property, depth + 1)]));
 	}
 	const type = [real.type].flat().find((one) => one !== 'null');
 	if (type === 'array') return depth > 4 ? [] : [exampleOf(real.items, depth + 1)];

@@ -20,13 +20,13 @@ async function start() {
 		$('#reference').append(element('section', { className: 'tag', attributes: { 'aria-labelledby': `tag-${slug(name)}` } },
 			element('h2', { id: `tag-${slug(name)}` }, name), markdown(description ?? ''),
 			operations.map((operation) => operationView(api, operation))));
-		addContents(`tag-${slug(name)}`, name, operations.map((operation) => [operation.id, operation.method, operation.path, operation.summary]));
+		addContents(`tag-${slug(name)}`, name, operations.map((operation) => [operation.id, operation.method, operation.path]));
 	}
 	const schemas = Object.entries(api.components?.schemas ?? {});
 	if (schemas.length) {
 		$('#reference').append(element('section', { className: 'tag', attributes: { 'aria-labelledby': 'schemas' } },
 			element('h2', { id: 'schemas' }, 'Schemas'), schemas.map(([name, schema]) => schemaSection(name, schema))));
-		addContents('schemas', 'Schemas', schemas.map(([name]) => [schemaId(name), null, name]));
+		addContents('schemas', 'Schemas', schemas.map(([name]) => [schemaId(name), '', name]));
 	}
 	link();
 }
@@ -43,7 +43,7 @@ function byTag(api) {
 			tags.get(name).operations.push({
 				...details, path, method,
 				id: details.operationId ?? slug(`${method} ${path}`),
-				summary: details.summary ?? details.description?.split('\n')[0] ?? details.operationId ?? '',
+				summary: (details.summary ?? details.description?.split('\n')[0] ?? details.operationId ?? path).replace(/\.$/, ''),
 				parameters: [...(item.parameters ?? []), ...(details.parameters ?? [])].map(resolve),
 			});
 		}
@@ -123,7 +123,7 @@ function curlView(api, operation, body, security) {
 	else if (scheme?.in === 'header') lines.push(`-H "${scheme.name}: ${secret}"`);
 	const [media, content] = Object.entries(body?.content ?? {})[0] ?? [];
 	if (media) {
-		const example = JSON.stringify(content.example ?? exampleOf(content.schema ?? {})).replaceAll("'", "'\\''");
+		const example = JSON.stringify(content.example ?? exampleOf(content.schema ?? {}), null, 2).replaceAll("'", "'\\''");
 		lines.push(`-H 'Content-Type: ${media}'`, `-d '${example}'`);
 	}
 	return codeView(lines.join(' \\\n  '), `curl for ${operation.summary}`, true);
@@ -152,8 +152,8 @@ function schemaSection(name, schema) {
 
 function addContents(id, title, items) {
 	$('#toc').append(element('section', {}, element('h2', {}, element('a', { href: `#${id}` }, title)),
-		element('ul', {}, items.map(([target, method, name, summary]) => {
-			const item = element('li', {}, element('a', { href: `#${target}` }, method ? [methodView(method), ' '] : '', element('span', {}, summary ?? name)));
+		element('ul', {}, items.map(([target, method, name]) => {
+			const item = element('li', {}, element('a', { href: `#${target}` }, method ? [methodView(method), ' '] : '', element('span', {}, name)));
 			entries.find(({ section }) => section.id === target).item = item;
 			return item;
 		}))));

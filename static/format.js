@@ -11,7 +11,6 @@ const time = (options) => {
 };
 export const shortTime = time({ dateStyle: 'medium', timeStyle: 'short' });
 export const exactTime = time({ dateStyle: 'full', timeStyle: 'long' });
-export const clockTime = time({ timeStyle: 'medium' });
 
 export const signedInAt = (session) => session.authenticated_at ?? session.created_at;
 
@@ -24,7 +23,7 @@ export function timeAgo(iso, now) {
 	return relative.format(-(unit === 'day' ? days : Math.floor(past / UNITS[unit])), unit);
 }
 
-/** The policy's figure ("7 days") behind a deadline that passed at `endedAt`. */
+/** The policy's figure ("7 days") behind a deadline. */
 export function figure(session, reason, endedAt) {
 	const ms = Date.parse(endedAt) - Date.parse(reason === 'idle_timeout' ? session.last_activity_at : signedInAt(session));
 	const unit = ['day', 'hour', 'minute', 'second'].find((name) => Math.abs(Math.round(ms / UNITS[name]) * UNITS[name] / ms - 1) < 0.03);
@@ -51,8 +50,8 @@ export const placeOrWhy = (session) => placeName(session)
 
 export function iconOf({ device }) {
 	const type = device?.is_bot ? 'program' : device?.type;
-	if (/phone|mobile/.test(type)) return 'phone';
-	return ['desktop', 'tablet', 'program'].includes(type) ? type : 'unknown';
+	if (/^(tv|console)$/.test(type)) return 'desktop';
+	return ['desktop', 'phone', 'tablet', 'program'].includes(type) ? type : 'unknown';
 }
 
 /** The badges that say something about this session now. */

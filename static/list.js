@@ -1,5 +1,4 @@
-// A list of cards, kept equal to what the server says. Cards do not move under a finger: the order is settled when
-// the list is filled; later ones are put in where they belong.
+// A list of cards, kept equal to what the server says. Those that stand do not move under a finger.
 import { $, $$, element, put } from './page.js';
 import { Card } from './card.js';
 import { text } from './sentences.js';
@@ -51,7 +50,7 @@ export class CardList {
 		this.cards.forEach((card) => this.#drop(card));
 	}
 
-	/** Lets a card go that has ended. The focus moves to the next one, or to `otherwise`. */
+	/** Lets a card go that has ended; the focus moves on. */
 	async end(card, otherwise) {
 		const all = $$('li:not(.leaving) > .card', this.#place), i = all.indexOf(card.element);
 		(all[i + 1] ?? all[i - 1] ?? otherwise).focus();

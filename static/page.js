@@ -1,7 +1,6 @@
-// The page as a whole, and how its elements are filled: only ever with text, as strangers wrote part of it.
-// body[data-state] is loading, ready, signed-out or error; the banner says that what stands is not fresh;
-// the announcer speaks to screen readers; the dialog asks.
-import { clockTime, figure, foreign, shortTime } from './format.js';
+// The page as a whole: its state (loading, ready, signed-out or error, in body[data-state]), the banner for what is not
+// fresh, the dialog, the announcer. Elements are filled only ever with text: strangers wrote part of it.
+import { figure, foreign, shortTime } from './format.js';
 import { howEnded, say, signedOut, text } from './sentences.js';
 import { signInLink } from './api.js';
 
@@ -14,7 +13,7 @@ export function element(tag, properties, ...children) {
 	return made;
 }
 
-/** Shows a text, or hides the element for none; an equal text is left alone. */
+/** Shows a text, or hides the element for none. An equal text is left alone. */
 export function put(target, value) {
 	target.hidden = !value;
 	if (target.textContent !== value) target.textContent = value || '';
@@ -43,7 +42,7 @@ export function setState(state) {
 /** Says since when nothing new came; without a time, all is well. */
 export function showBanner(freshAt) {
 	const banner = $('aside'), line = $('p', banner), isOnline = navigator.onLine;
-	const sentence = freshAt ? say.stale(isOnline, clockTime(freshAt)) : '';
+	const sentence = freshAt ? say.stale(isOnline, shortTime(freshAt)) : '';
 	if (line.textContent === sentence) return;
 	banner.hidden = !sentence;
 	banner.dataset.banner = sentence && (isOnline ? 'away' : 'offline');

@@ -1,7 +1,7 @@
-// All sentences of the dashboard: a translation is one more file with these exports.
-// `{}` is where a time is put; a `data-text` in the HTML names a key of `text`.
+// All sentences: a translation is one more file with these exports. `{}` is where a time is put; a `data-text` in the
+// HTML names a key of `text`.
 
-/** The language, with the region (12 or 24 hours) the person prefers. */
+/** The language, in the region the person prefers (12 or 24 hours). */
 export const locale = navigator.languages.find((tag) => /^en\b/i.test(tag)) ?? 'en-GB';
 
 export const text = {
@@ -88,7 +88,7 @@ export const signedOut = {
 	ambiguous_cookie: 'This browser sent two different sessions. Delete the cookies of this site and sign in again.',
 };
 
-/** How a session ended. `figure` is the policy's time in words ("7 days"), if it is known. */
+/** How a session ended. `figure` is the policy's time ("7 days"), if known. */
 export function howEnded(reason, actor, figure = 'a long time') {
 	const who = { user: 'you', operator: 'an operator' }[actor] ?? 'the application';
 	const by = /^(app|operator)$/.test(actor) ? ` By ${who}.` : '';
