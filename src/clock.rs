@@ -36,6 +36,15 @@ impl Timestamp {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// The moment as HTTP writes it in `Date` (RFC 9110 §5.6.7), to the second.
+    pub fn to_http_date(self) -> String {
+        self.to_utc().format("%a, %d %b %Y %H:%M:%S GMT").to_string()
+    }
+
+    fn to_utc(self) -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(self.0).unwrap_or(DateTime::<Utc>::MAX_UTC)
+    }
+
     /// Reads RFC 3339 text; a fraction finer than a millisecond is cut.
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         DateTime::parse_from_rfc3339(text)
@@ -47,9 +56,7 @@ impl Timestamp {
 impl fmt::Display for Timestamp {
     /// RFC 3339 in UTC with milliseconds, `2026-11-20T21:50:00.000Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let moment: DateTime<Utc> =
-            DateTime::from_timestamp_millis(self.0).unwrap_or(DateTime::<Utc>::MAX_UTC);
-        f.write_str(&moment.to_rfc3339_opts(SecondsFormat::Millis, true))
+        f.write_str(&self.to_utc().to_rfc3339_opts(SecondsFormat::Millis, true))
     }
 }
 
@@ -154,6 +161,7 @@ mod tests {
     fn timestamps_are_rfc_3339_with_milliseconds() {
         let moment = Timestamp::parse_rfc3339("2026-11-20T21:50:00.5+01:00").expect("valid");
         assert_eq!(moment.to_string(), "2026-11-20T20:50:00.500Z");
+        assert_eq!(moment.to_http_date(), "Fri, 20 Nov 2026 20:50:00 GMT");
         assert_eq!(Timestamp::parse_rfc3339("yesterday"), None);
         assert!(!Timestamp::from_millis(i64::MAX).to_string().is_empty());
     }

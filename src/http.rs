@@ -276,6 +276,12 @@ fn finish(
     if !headers.contains_key(header::CACHE_CONTROL) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
+    if let Some(state) = state.filter(|state| state.is_dev)
+        && let Ok(value) = HeaderValue::from_str(&state.manager.clock().now().to_http_date())
+    {
+        // The page tells how long ago something was; in `dev` its own clock is not the server's.
+        response.headers_mut().insert(header::DATE, value);
+    }
     if let Some(state) = state {
         let metrics = state.manager.metrics();
         let labels = [

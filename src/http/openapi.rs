@@ -1,6 +1,7 @@
 //! The OpenAPI document, made from the handlers.
 
 use actix_web::HttpResponse;
+use utoipa::openapi::RefOr;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::server::Server;
 use utoipa::{Modify, OpenApi};
@@ -74,6 +75,7 @@ impl Modify for SecuritySchemes {
 /// The document for a server with this base path.
 pub fn document(base_path: &str) -> String {
     let mut document = Document::openapi();
+    name_problems(&mut document);
     document.servers = Some(vec![Server::new(if base_path.is_empty() {
         "/"
     } else {
@@ -82,6 +84,25 @@ pub fn document(base_path: &str) -> String {
     document
         .to_json()
         .expect("the document is made of plain strings and maps")
+}
+
+/// Every refusal is a problem, which has a media type of its own.
+fn name_problems(document: &mut utoipa::openapi::OpenApi) {
+    let operations = document.paths.paths.values_mut().flat_map(|path| {
+        [&mut path.get, &mut path.post, &mut path.patch, &mut path.delete]
+            .into_iter()
+            .flatten()
+    });
+    for (status, response) in operations.flat_map(|operation| operation.responses.responses.iter_mut()) {
+        if let RefOr::T(response) = response
+            && status.starts_with(['4', '5'])
+            && let Some(content) = response.content.shift_remove("application/json")
+        {
+            response
+                .content
+                .insert("application/problem+json".to_owned(), content);
+        }
+    }
 }
 
 /// The OpenAPI document.

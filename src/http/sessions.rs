@@ -23,14 +23,18 @@ use crate::user::UserId;
 #[serde(deny_unknown_fields)]
 pub struct CreateSession {
     /// The application's own id for the person; without it the session is anonymous.
+    #[schema(example = "ada")]
     user_id: Option<String>,
     /// The address the person signs in from. One that does not parse is stored as null.
+    #[schema(example = "203.0.113.7")]
     ip_address: Option<String>,
     /// The browser's `User-Agent`; cut at 512 bytes.
+    #[schema(example = "Mozilla/5.0 (X11; Linux x86_64; rv:150.0) Gecko/20100101 Firefox/150.0")]
     user_agent: Option<String>,
     /// The browser's client hints.
     client_hints: Option<ClientHintsBody>,
     /// A tier to store for the user.
+    #[schema(example = "premium")]
     tier: Option<String>,
     /// What the application keeps about the sign-in: an object of at most 8 KiB. A list `tags` in it can be demanded
     /// by checks.
@@ -216,6 +220,7 @@ fn parse_auth(
 #[serde(deny_unknown_fields)]
 pub struct CheckSession {
     /// The token that the backend's caller presented.
+    #[schema(example = "sst_…")]
     token: String,
     /// The caller's address, to be recorded.
     ip_address: Option<String>,
