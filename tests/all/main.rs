@@ -3,8 +3,11 @@
 // Helpers are for whoever comes to need them: not every part is used by every test.
 #[allow(dead_code)]
 mod harness;
+#[allow(dead_code)]
+mod process;
 
 mod config;
+mod crash;
 mod device_names;
 mod locations;
 mod token_plane;
