@@ -113,7 +113,10 @@ impl SqliteStore {
             path: path.clone(),
             source,
         })?;
-        let mut connection = open_for_writing(path).map_err(failed)?;
+        let mut connection = connect(path).map_err(failed)?;
+        // Before anything is written: the journal mode alone changes the file, which may be somebody else's.
+        examine(&connection, path, MIGRATIONS)?;
+        prepare(&connection).map_err(failed)?;
         migrate(&mut connection, path, MIGRATIONS)?;
         let checkpointer = open_for_writing(path).map_err(failed)?;
         let last_id = reads::largest_id(&connection).map_err(failed)?;
@@ -318,16 +321,67 @@ fn create_private(path: &Path) -> std::io::Result<()> {
 }
 
 fn open_for_writing(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = connect(path)?;
+    prepare(&connection)?;
+    Ok(connection)
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(connection)
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     // Checkpoints have a thread and times of their own: see the writer.
-    connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
-    Ok(connection)
+    connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))
+}
+
+/// What stands in a file.
+struct Contents {
+    version: i64,
+    is_empty: bool,
+}
+
+/// Looks at a file, changing nothing: refuses one that another program made, or a newer version of this one.
+fn examine(connection: &Connection, path: &Path, steps: &[&str]) -> Result<Contents, OpenError> {
+    let failed = |source| OpenError::Sqlite {
+        path: path.to_owned(),
+        source,
+    };
+    let pragma = |name: &str| {
+        connection
+            .pragma_query_value(None, name, |row| row.get::<_, i64>(0))
+            .map_err(failed)
+    };
+    let version = pragma("user_version")?;
+    let is_empty = connection
+        .query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| {
+            row.get::<_, bool>(0)
+        })
+        .map_err(failed)?;
+    if !is_empty && pragma("application_id")? != i64::from(APPLICATION_ID) {
+        return Err(OpenError::Foreign(path.to_owned()));
+    }
+    let known = newest(steps);
+    if version > known {
+        return Err(OpenError::NewerSchema {
+            path: path.to_owned(),
+            found: version,
+            known,
+        });
+    }
+    Ok(Contents { version, is_empty })
+}
+
+/// The version after the last of `steps`.
+fn newest(steps: &[&str]) -> i64 {
+    i64::try_from(steps.len()).expect("there are few migrations")
 }
 
 /// Brings the schema to the version after the last of `steps`: all of them or none.
@@ -336,28 +390,11 @@ fn migrate(connection: &mut Connection, path: &Path, steps: &[&str]) -> Result<(
         path: path.to_owned(),
         source,
     };
-    let known = i64::try_from(steps.len()).expect("there are few migrations");
-    let pragma = |connection: &Connection, name: &str| {
-        connection
-            .pragma_query_value(None, name, |row| row.get::<_, i64>(0))
-            .map_err(failed)
-    };
-    let found = pragma(connection, "user_version")?;
-    let is_empty = connection
-        .query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| {
-            row.get::<_, bool>(0)
-        })
-        .map_err(failed)?;
-    if !is_empty && pragma(connection, "application_id")? != i64::from(APPLICATION_ID) {
-        return Err(OpenError::Foreign(path.to_owned()));
-    }
-    if found > known {
-        return Err(OpenError::NewerSchema {
-            path: path.to_owned(),
-            found,
-            known,
-        });
-    }
+    let Contents {
+        version: found,
+        is_empty,
+    } = examine(connection, path, steps)?;
+    let known = newest(steps);
     if found == known {
         return Ok(());
     }
