@@ -370,6 +370,9 @@ fn run_checkpoints(connection: &Connection, waiting: &Receiver<Checkpoint>) {
             }
         }
     }
+    // The writer has closed. SQLite does this by itself only if the last connection that closes may write, and a
+    // reader may outlive this one: whoever copies the file of a stopped server is to have all of it.
+    run("TRUNCATE");
 }
 
 /// Gives UUIDv7 (RFC 9562 §5.7) that grow strictly: within a millisecond, or while the clock stands, the random part
