@@ -41,6 +41,11 @@ const CONNECTIONS_PER_WORKER_MAX: usize = 10_000;
 const CLOCK_BEHIND_MILLIS_MAX: i64 = 1_000;
 /// Longest path that a Unix socket can have on Linux (108 bytes with the closing zero, unix(7)).
 const SOCKET_PATH_LEN_MAX: usize = 107;
+/// Where the operator socket is made, before it is moved to its place: together no longer than `.sock`.
+const SOCKET_FOLDER: &str = ".sk";
+const SOCKET_NAME: &str = "s";
+/// Links that lead to a database, one after the other: as many as Linux follows (path_resolution(7)).
+const LINKS_MAX: usize = 40;
 
 /// Which listeners a server has, and which rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,8 +111,19 @@ fn port_hint(source: &io::Error) -> &'static str {
 }
 
 /// A file beside the database: its name with something added.
+///
+/// If the path is a link, beside what it leads to, as SQLite has it: else one database would have a lock for each of
+/// its names. Folders that are links need nothing, and a relative path stays one, since a socket's may not be long.
 pub fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
+    let mut file = database.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(target) = std::fs::read_link(&file) else {
+            break;
+        };
+        // An absolute target replaces the whole path.
+        file = file.parent().unwrap_or(Path::new("")).join(target);
+    }
+    let mut name = file.into_os_string();
     name.push(suffix);
     name.into()
 }
@@ -339,16 +355,16 @@ impl OperatorSocket {
     /// else can enter, and moved. What stands there is left from a server that died, as the lock is ours.
     fn bind(database: &Path) -> Result<Self, StartError> {
         let path = beside(database, ".sock");
+        let folder = beside(database, SOCKET_FOLDER);
         let make = || {
             if path.as_os_str().len() > SOCKET_PATH_LEN_MAX {
                 let rule =
                     format!("the path is longer than {SOCKET_PATH_LEN_MAX} bytes; use a shorter --database");
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, rule));
             }
-            let folder = path
-                .parent()
-                .unwrap_or(Path::new(""))
-                .join(format!(".sd{}", std::process::id()));
+            // What a server left that was killed just here; like the socket it is ours, as the lock is.
+            let _ = std::fs::remove_file(folder.join(SOCKET_NAME));
+            let _ = std::fs::remove_dir(&folder);
             DirBuilder::new().mode(0o700).create(&folder)?;
             let bound = bind_in(&folder, &path);
             std::fs::remove_dir_all(&folder)?;
@@ -363,7 +379,7 @@ impl OperatorSocket {
 }
 
 fn bind_in(folder: &Path, path: &Path) -> io::Result<UnixListener> {
-    let hidden = folder.join("s");
+    let hidden = folder.join(SOCKET_NAME);
     let listener = UnixListener::bind(&hidden)?;
     std::fs::set_permissions(&hidden, Permissions::from_mode(0o600))?;
     std::fs::rename(&hidden, path)?;
