@@ -278,6 +278,8 @@ impl Common {
 async fn serve(config: Config) -> Result<(), Failure> {
     let database = config.database.path.display().to_string();
     let base_path = config.server.base_path.clone();
+    // Before anything is opened: a signal during the start, too, ends the server in order.
+    let stop = stop_signal()?;
     let server = Server::bind(config, Mode::Serve, Arc::new(Clock::system())).await?;
     let address = server
         .address()
@@ -291,7 +293,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
              sessiond keys create NAME --database {database}"
         );
     }
-    server.run(stop_signal()?).await?;
+    server.run(stop).await?;
     log::info!("stopped; everything that was acknowledged is in the database");
     Ok(())
 }

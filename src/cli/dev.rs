@@ -38,6 +38,8 @@ pub(super) async fn run(common: &Common, listen: Option<SocketAddr>) -> Result<(
         app.sign_in_url
             .get_or_insert_with(|| format!("{base_path}/dev/sign-in"));
     }
+    // Before anything is opened: a signal during the start, too, ends the server in order.
+    let stop = stop_signal()?;
     // The clock begins in the past, where the sample people's first sign-ins are, and is told before it is asked.
     let clock = Arc::new(Clock::system());
     clock.go_on_from(Clock::system().now().plus_millis(-SAMPLE_MILLIS));
@@ -54,7 +56,6 @@ pub(super) async fn run(common: &Common, listen: Option<SocketAddr>) -> Result<(
         Some(IpAddr::V6(address)) => format!("[{address}]"),
         _ => "localhost".to_owned(),
     };
-    let stop = stop_signal()?;
     print_welcome(&format!("http://{host}:{port}{base_path}"), &key);
     server.run(stop).await?;
     Ok(())
