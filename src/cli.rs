@@ -316,7 +316,7 @@ impl Keys {
         match self {
             Self::Create { name, app } => {
                 let body = serde_json::json!({ "name": name });
-                let created = operator.post("/v1/keys", &app.app, &body).await?;
+                let created = operator.post(&["v1", "keys"], &app.app, &body).await?;
                 println!("{}", operator::text(&created, "key"));
                 eprintln!(
                     "This key acts in the app {}. It is shown only now; its id is {}.",
@@ -325,13 +325,15 @@ impl Keys {
                 );
             }
             Self::List => {
-                let listed = operator.get("/v1/keys", &AppName::default_app(), &[]).await?;
+                let listed = operator
+                    .get(&["v1", "keys"], &AppName::default_app(), &[])
+                    .await?;
                 let columns = ["id", "app", "name", "created_at", "revoked_at"];
                 operator::print_table(&listed["keys"], &columns);
             }
             Self::Revoke { id } => {
-                let path = operator::path(&["v1", "keys", &id]);
-                operator.delete(&path, &AppName::default_app(), &[]).await?;
+                let path = &["v1", "keys", &id];
+                operator.delete(path, &AppName::default_app(), &[]).await?;
                 eprintln!("Revoked.");
             }
         }
@@ -356,7 +358,7 @@ impl Sessions {
                 let limit = limit.to_string();
                 let mut query = vec![("status", status), ("limit", limit.as_str())];
                 query.extend(user.as_deref().map(|user| ("user_id", user)));
-                let listed = operator.get("/v1/sessions", &app.app, &query).await?;
+                let listed = operator.get(&["v1", "sessions"], &app.app, &query).await?;
                 let columns = [
                     "id",
                     "user_id",
@@ -383,12 +385,12 @@ impl Sessions {
                     .into_iter()
                     .collect();
                 if let Some(user) = user {
-                    let path = operator::path(&["v1", "users", &user, "sessions"]);
-                    let revoked = operator.delete(&path, &app.app, &query).await?;
+                    let path = &["v1", "users", &user, "sessions"];
+                    let revoked = operator.delete(path, &app.app, &query).await?;
                     eprintln!("Revoked {} session(s).", revoked["revoked_count"]);
                 } else {
-                    let path = operator::path(&["v1", "sessions", &id.unwrap_or_default()]);
-                    operator.delete(&path, &app.app, &query).await?;
+                    let path = &["v1", "sessions", &id.unwrap_or_default()];
+                    operator.delete(path, &app.app, &query).await?;
                     eprintln!("Revoked.");
                 }
             }
@@ -401,8 +403,8 @@ impl Users {
     async fn run(self, operator: &Operator) -> Result<(), Failure> {
         match self {
             Self::Show { user, app } => {
-                let path = operator::path(&["v1", "users", &user]);
-                let shown = operator.get(&path, &app.app, &[]).await?;
+                let path = &["v1", "users", &user];
+                let shown = operator.get(path, &app.app, &[]).await?;
                 operator::print_record(&shown);
             }
             Self::Block { user, app } => set_blocked(operator, &user, &app, true).await?,
@@ -413,9 +415,9 @@ impl Users {
 }
 
 async fn set_blocked(operator: &Operator, user: &str, app: &App, is_blocked: bool) -> Result<(), Failure> {
-    let path = operator::path(&["v1", "users", user]);
+    let path = &["v1", "users", user];
     let body = serde_json::json!({ "is_blocked": is_blocked });
-    let shown = operator.patch(&path, &app.app, &body).await?;
+    let shown = operator.patch(path, &app.app, &body).await?;
     operator::print_record(&shown);
     Ok(())
 }

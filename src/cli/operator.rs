@@ -75,24 +75,24 @@ impl Operator {
 
     pub(super) async fn get(
         &self,
-        path: &str,
+        path: &[&str],
         app: &AppName,
         query: &[(&str, &str)],
     ) -> Result<Value, Failure> {
         self.call(Method::GET, path, app, query, None).await
     }
 
-    pub(super) async fn post(&self, path: &str, app: &AppName, body: &Value) -> Result<Value, Failure> {
+    pub(super) async fn post(&self, path: &[&str], app: &AppName, body: &Value) -> Result<Value, Failure> {
         self.call(Method::POST, path, app, &[], Some(body)).await
     }
 
-    pub(super) async fn patch(&self, path: &str, app: &AppName, body: &Value) -> Result<Value, Failure> {
+    pub(super) async fn patch(&self, path: &[&str], app: &AppName, body: &Value) -> Result<Value, Failure> {
         self.call(Method::PATCH, path, app, &[], Some(body)).await
     }
 
     pub(super) async fn delete(
         &self,
-        path: &str,
+        path: &[&str],
         app: &AppName,
         query: &[(&str, &str)],
     ) -> Result<Value, Failure> {
@@ -102,7 +102,7 @@ impl Operator {
     async fn call(
         &self,
         method: Method,
-        path: &str,
+        path: &[&str],
         app: &AppName,
         query: &[(&str, &str)],
         body: Option<&Value>,
@@ -118,12 +118,12 @@ impl Operator {
     async fn send(
         &self,
         method: Method,
-        path: &str,
+        path: &[&str],
         app: &AppName,
         query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Result<Value, OperatorError> {
-        let mut url = format!("http://localhost{path}?app={app}");
+        let mut url = format!("http://localhost{}?app={app}", url_path(path)?);
         for (name, value) in query {
             url.push_str(&format!("&{name}={}", encode(value)));
         }
@@ -178,12 +178,20 @@ fn encode(value: &str) -> String {
     utf8_percent_encode(value, NON_ALPHANUMERIC).to_string()
 }
 
-/// A path of these segments.
-pub(super) fn path(segments: &[&str]) -> String {
-    segments
-        .iter()
-        .map(|segment| format!("/{}", encode(segment)))
-        .collect()
+/// These segments as the path of a URL.
+///
+/// An empty one and dots are no id of anything, and are refused here: in a URL they mean another path, however they
+/// are encoded, and `/v1/users/../sessions` would be the sessions of everybody.
+fn url_path(segments: &[&str]) -> Result<String, OperatorError> {
+    let mut path = String::new();
+    for segment in segments {
+        if matches!(*segment, "" | "." | "..") {
+            return Err(OperatorError::Refused(format!("{segment:?} is not an id")));
+        }
+        path.push('/');
+        path.push_str(&encode(segment));
+    }
+    Ok(path)
 }
 
 /// A field as text that a terminal shows as it is.
