@@ -5,9 +5,12 @@
 mod harness;
 #[allow(dead_code)]
 mod process;
+#[allow(dead_code)]
+mod support;
 
 mod config;
 mod crash;
+mod creating;
 mod device_names;
 mod locations;
 mod token_plane;

@@ -1,0 +1,112 @@
+//! What several modules look at beside answers: rows of the database, metrics, a second app, plain wire bytes.
+
+use rusqlite::types::ValueRef;
+use serde_json::{Map, Value};
+use sessiond::clock::Timestamp;
+use sessiond::config::Config;
+use sessiond::session::AppName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::harness::{Reply, START, TestServer, open_database};
+
+pub const HOUR: u64 = 60 * 60;
+pub const DAY: u64 = 24 * HOUR;
+
+/// So many seconds after every test's beginning, as answers show it.
+pub fn at(secs: u64) -> String {
+    millis_after(secs * 1_000).to_string()
+}
+
+/// So many milliseconds after every test's beginning.
+pub fn millis_after(millis: u64) -> Timestamp {
+    START.plus_millis(i64::try_from(millis).expect("a small number"))
+}
+
+/// Adds an app with the policy of `default`.
+pub fn add_app(config: &mut Config, name: &str) {
+    let policy = config.apps[&AppName::default_app()].clone();
+    config.apps.insert(AppName::parse(name).expect("a name"), policy);
+}
+
+/// Rows of a query as objects by column; a blob is shown in hexadecimal digits.
+pub fn rows(server: &TestServer, sql: &str) -> Vec<Value> {
+    let database = open_database(&server.database());
+    let mut statement = database.prepare(sql).expect("a query");
+    let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let rows = statement
+        .query_map([], |row| {
+            let cells = names.iter().enumerate().map(|(index, name)| {
+                let value = match row.get_ref(index)? {
+                    ValueRef::Null => Value::Null,
+                    ValueRef::Integer(number) => number.into(),
+                    ValueRef::Real(number) => number.into(),
+                    ValueRef::Text(text) => String::from_utf8_lossy(text).into(),
+                    ValueRef::Blob(bytes) => hexadecimal(bytes).into(),
+                };
+                Ok((name.clone(), value))
+            });
+            cells.collect::<rusqlite::Result<Map<_, _>>>().map(Value::Object)
+        })
+        .expect("rows");
+    rows.map(|row| row.expect("a row")).collect()
+}
+
+/// The number that a query answers.
+pub fn count(server: &TestServer, sql: &str) -> i64 {
+    open_database(&server.database())
+        .query_row(sql, [], |row| row.get(0))
+        .expect("a number")
+}
+
+/// A counter or gauge without labels, as scrapers see it.
+pub async fn metric(server: &TestServer, name: &str) -> u64 {
+    let reply = server.get("/metrics").send().await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    let line = reply
+        .text
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{name} ")));
+    line.unwrap_or_else(|| panic!("no metric {name} in {}", reply.text))
+        .parse()
+        .expect("a number")
+}
+
+/// The ids of a list's sessions, in its order.
+pub fn ids(reply: &Reply) -> Vec<String> {
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    let sessions = reply.json["sessions"].as_array().expect("sessions");
+    let id = |session: &Value| session["id"].as_str().expect("an id").to_owned();
+    sessions.iter().map(id).collect()
+}
+
+/// A body without what differs between any two answers.
+pub fn without_request_id(reply: &Reply) -> Value {
+    let mut body = reply.json.clone();
+    let id = body
+        .as_object_mut()
+        .and_then(|body| body.shift_remove("request_id"));
+    assert!(id.is_some_and(|id| id.is_string()), "{}", reply.text);
+    body
+}
+
+/// Status and body of a GET whose path is sent as it stands: clients tidy dot segments and bad escapes up.
+pub async fn get_exactly(server: &TestServer, path: &str, key: &str) -> (u16, Value) {
+    let authority = server.base.strip_prefix("http://").expect("a base URL");
+    let mut stream = tokio::net::TcpStream::connect(authority)
+        .await
+        .expect("a connection");
+    let head = format!(
+        "GET {path} HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let json = serde_json::from_str(body).unwrap_or(Value::Null);
+    (status.expect("a status"), json)
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
