@@ -8,6 +8,7 @@ mod process;
 #[allow(dead_code)]
 mod support;
 
+mod checking;
 mod config;
 mod crash;
 mod creating;

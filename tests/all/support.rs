@@ -12,6 +12,9 @@ use crate::harness::{Reply, START, TestServer, open_database};
 pub const HOUR: u64 = 60 * 60;
 pub const DAY: u64 = 24 * HOUR;
 
+/// A session id that no server gives: it is of a time long before every test's.
+pub const UNKNOWN_ID: &str = "01900000-0000-7000-8000-000000000000";
+
 /// So many seconds after every test's beginning, as answers show it.
 pub fn at(secs: u64) -> String {
     millis_after(secs * 1_000).to_string()
