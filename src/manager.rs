@@ -852,6 +852,11 @@ impl SessionManager {
         if let Err(error) = self.flush_touches().await {
             log::error!("the last uses of some sessions could not be written: {error}");
         }
+        // A session that somebody was told is over must stay so, also if the clock is set back while nothing runs. One
+        // passed deadline is enough to write: the time goes with it, and after the start the clock is not earlier.
+        if let Err(error) = self.expire_overdue(1).await {
+            log::error!("the time until which sessions were over could not be written: {error}");
+        }
         let store = Arc::clone(&self.store);
         if tokio::task::spawn_blocking(move || store.close()).await.is_err() {
             log::error!("the store failed while it was closed");

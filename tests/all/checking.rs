@@ -1263,6 +1263,26 @@ async fn wall_clock_set_back_revives_nothing_and_keeps_the_order() {
 }
 
 #[tokio::test]
+async fn session_that_was_told_over_stays_over_though_nothing_was_written_since() {
+    let server = TestServer::start().await;
+    let ada = server
+        .create(json!({ "user_id": "ada", "idle_timeout_secs": 60 }))
+        .await;
+    server.advance(60);
+    server
+        .check(&ada.token)
+        .await
+        .assert_problem(401, "session_ended");
+
+    let a_day_before = Arc::new(Clock::manual(START.plus_millis(-86_400_000)));
+    let server = server.stop().await.restart_at(a_day_before).await;
+
+    let reply = server.check(&ada.token).await;
+    reply.assert_problem(401, "session_ended");
+    assert_eq!(reply.json["ended_at"], at(60));
+}
+
+#[tokio::test]
 async fn wall_clock_set_forward_is_followed() {
     let server = TestServer::start().await;
     let short = server
