@@ -3,6 +3,8 @@
 //! A body is read only after the caller is known. Not JSON is 400, a wrong type, a missing or an unknown field is 422
 //! and names the field. Everything has a bound.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use actix_web::http::header;
@@ -11,7 +13,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 
 use super::problem::{Code, Problem};
 use crate::clock::Timestamp;
@@ -44,16 +47,7 @@ pub async fn json<T: DeserializeOwned>(
     payload: web::Payload,
     presence: Body,
 ) -> Result<T, Problem> {
-    let bytes = match tokio::time::timeout(BODY_TIMEOUT, read_body(request, payload)).await {
-        Ok(bytes) => bytes?,
-        Err(_) => {
-            let detail = format!(
-                "The body did not arrive within {} seconds.",
-                BODY_TIMEOUT.as_secs()
-            );
-            return Err(Problem::new(Code::RequestTimeout, detail));
-        }
-    };
+    let bytes = within(BODY_TIMEOUT, read_body(request, payload)).await?;
     if bytes.is_empty() && presence == Body::Optional {
         return parse(b"{}");
     }
@@ -63,6 +57,17 @@ pub async fn json<T: DeserializeOwned>(
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
     parse(&bytes)
+}
+
+/// A body, unless it takes too long to arrive.
+async fn within<T>(limit: Duration, body: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    match tokio::time::timeout(limit, body).await {
+        Ok(body) => body,
+        Err(_) => {
+            let detail = format!("The body did not arrive within {} seconds.", limit.as_secs());
+            Err(Problem::new(Code::RequestTimeout, detail))
+        }
+    }
 }
 
 async fn read_body(request: &HttpRequest, payload: web::Payload) -> Result<web::Bytes, Problem> {
@@ -91,7 +96,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     serde_json::from_str::<IgnoredAny>(text)
         .map_err(|error| malformed(format!("The body is not JSON: {error}.")))?;
     let deserializer = &mut serde_json::Deserializer::from_str(text);
-    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+    let read = serde_path_to_error::deserialize::<_, Object<T>>(deserializer);
+    read.map(|Object(value)| value).map_err(|error| {
         let path = error.path().to_string();
         let message = error.inner().to_string();
         // "missing field `x` at line 1 column 2": the path is the object's; the position helps nobody here.
@@ -99,9 +105,9 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
             .rsplit_once(" at line ")
             .map_or(message.as_str(), |(message, _)| message)
             .to_owned();
-        let named = message
-            .strip_prefix("missing field `")
-            .or(message.strip_prefix("unknown field `"));
+        let named = ["missing field `", "unknown field `", "duplicate field `"]
+            .into_iter()
+            .find_map(|prefix| message.strip_prefix(prefix));
         let named = named.and_then(|rest| rest.split('`').next());
         let field = match (path.as_str(), named) {
             (".", Some(field)) => field.to_owned(),
@@ -113,6 +119,30 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         };
         Problem::invalid_field(field, message)
     })
+}
+
+/// A JSON object. A derived `Deserialize` alone would take a list too, for the fields in their order.
+#[derive(Debug)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OfMap<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OfMap<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_map(OfMap(PhantomData)).map(Self)
+    }
 }
 
 /// For merge patches: distinguishes an absent field (`None`) from `null` (`Some(None)`).
@@ -304,6 +334,15 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn body_that_does_not_arrive_is_cut() {
+        let never = std::future::pending::<Result<web::Bytes, Problem>>();
+        let problem = within(Duration::ZERO, never).await.expect_err("cut");
+        assert_eq!(problem.code(), Code::RequestTimeout);
+        let there = within(BODY_TIMEOUT, async { Ok(7) }).await;
+        assert_eq!(there.expect("in time"), 7);
+    }
+
     #[test]
     fn wrong_bodies_name_their_field() {
         #[derive(Debug, Deserialize)]
@@ -327,6 +366,13 @@ mod tests {
             ("{", 400, "malformed_json"),
             (r#"{"inner":{"mobile":1},}"#, 400, "malformed_json"),
             ("[]", 422, "body"),
+            (r#"[{"mobile":true}]"#, 422, "body"),
+            (
+                r#"{"inner":{"mobile":true},"inner":{"mobile":true}}"#,
+                422,
+                "inner",
+            ),
+            (r#"{"inner":{"mobile":true,"mobile":true}}"#, 422, "inner.mobile"),
             ("{}", 422, "inner"),
             (r#"{"inner":{}}"#, 422, "inner.mobile"),
             (r#"{"inner":{"mobile":1}}"#, 422, "inner.mobile"),

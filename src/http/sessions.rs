@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::auth::{self, Backend, StateData};
-use super::input::{self, Body, Query, present};
+use super::input::{self, Body, Object, Query, present};
 use super::problem::{Problem, ProblemBody};
 use super::session_body::{Audience, SessionBody};
 use super::{State, cookie, json};
@@ -32,7 +32,8 @@ pub struct CreateSession {
     #[schema(example = "Mozilla/5.0 (X11; Linux x86_64; rv:150.0) Gecko/20100101 Firefox/150.0")]
     user_agent: Option<String>,
     /// The browser's client hints.
-    client_hints: Option<ClientHintsBody>,
+    #[schema(value_type = Option<ClientHintsBody>)]
+    client_hints: Option<Object<ClientHintsBody>>,
     /// A tier to store for the user.
     #[schema(example = "premium")]
     tier: Option<String>,
@@ -69,7 +70,8 @@ pub struct ClientHintsBody {
     mobile: Option<bool>,
     /// Brands and versions, as `navigator.userAgentData.brands` lists them.
     #[serde(default)]
-    brands: Vec<BrandBody>,
+    #[schema(value_type = Vec<BrandBody>)]
+    brands: Vec<Object<BrandBody>>,
 }
 
 /// One brand a browser goes by.
@@ -92,7 +94,7 @@ impl From<ClientHintsBody> for ClientHints {
             .brands
             .into_iter()
             .take(BRANDS_MAX)
-            .map(|brand| (brand.brand, brand.version));
+            .map(|Object(brand)| (brand.brand, brand.version));
         Self {
             platform: body.platform,
             platform_version: body.platform_version,
@@ -181,7 +183,10 @@ impl CreateSession {
             user_id,
             ip_address: self.ip_address.as_deref().and_then(parse_address),
             user_agent: self.user_agent,
-            client_hints: self.client_hints.map(ClientHints::from).unwrap_or_default(),
+            client_hints: self
+                .client_hints
+                .map(|Object(hints)| hints.into())
+                .unwrap_or_default(),
             tier: self.tier,
             auth,
             name: self.name,
