@@ -7,7 +7,10 @@ mod harness;
 mod process;
 #[allow(dead_code)]
 mod support;
+#[allow(dead_code)]
+mod wire;
 
+mod bad_input;
 mod checking;
 mod config;
 mod crash;

@@ -1,0 +1,135 @@
+//! What an HTTP client would not let a test send: bytes on a connection. And what a test wants to find unchanged.
+
+use std::fmt::Write as _;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::{PATIENCE, TestServer, open_database};
+
+/// An answer as it came.
+#[derive(Debug)]
+pub struct RawAnswer {
+    pub status: u16,
+    /// The head, header names in lower case.
+    pub head: String,
+    pub body: String,
+}
+
+/// A connection to a server.
+pub struct Wire(TcpStream);
+
+impl Wire {
+    pub async fn open(server: &TestServer) -> Self {
+        let authority = server.base.strip_prefix("http://").expect("a URL");
+        let authority = authority.split('/').next().expect("an authority");
+        Self(TcpStream::connect(authority).await.expect("a connection"))
+    }
+
+    /// Sends bytes. That the server has hung up meanwhile is for the one to find who reads.
+    pub async fn send(&mut self, bytes: &[u8]) {
+        let sent = tokio::time::timeout(PATIENCE, self.0.write_all(bytes)).await;
+        drop(sent.expect("the server takes bytes or hangs up"));
+    }
+
+    /// Says that nothing more will be sent.
+    pub async fn end(&mut self) {
+        drop(self.0.shutdown().await);
+    }
+
+    /// Reads one answer; `None` if the server hung up without any.
+    pub async fn answer(&mut self) -> Option<RawAnswer> {
+        let read = tokio::time::timeout(PATIENCE, self.read_answer()).await;
+        read.expect("the server answers or hangs up")
+    }
+
+    async fn read_answer(&mut self) -> Option<RawAnswer> {
+        let mut bytes = Vec::new();
+        let head_len = loop {
+            if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+                break at + 4;
+            }
+            if !self.read_more(&mut bytes).await {
+                assert!(bytes.is_empty(), "half a head: {bytes:?}");
+                return None;
+            }
+        };
+        let head = String::from_utf8(bytes[..head_len].to_vec()).expect("text");
+        let head: String = head
+            .lines()
+            .map(|line| match line.split_once(':') {
+                Some((name, value)) => format!("{}:{value}\n", name.to_ascii_lowercase()),
+                None => format!("{line}\n"),
+            })
+            .collect();
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+        while bytes.len() < head_len + length.unwrap_or(0) && self.read_more(&mut bytes).await {}
+        Some(RawAnswer {
+            status: status.expect("a status"),
+            body: String::from_utf8(bytes[head_len..].to_vec()).expect("text"),
+            head,
+        })
+    }
+
+    async fn read_more(&mut self, bytes: &mut Vec<u8>) -> bool {
+        let mut some = [0; 4096];
+        match self.0.read(&mut some).await {
+            Ok(0) | Err(_) => false,
+            Ok(len) => {
+                bytes.extend_from_slice(&some[..len]);
+                true
+            }
+        }
+    }
+}
+
+/// Sends bytes on a connection of their own and reads one answer.
+pub async fn exchange(server: &TestServer, bytes: &[u8]) -> Option<RawAnswer> {
+    let mut wire = Wire::open(server).await;
+    wire.send(bytes).await;
+    wire.answer().await
+}
+
+/// Everything in the database, after pending touches and passed deadlines were written.
+pub async fn dump(server: &TestServer) -> String {
+    server.tick().await;
+    let database = open_database(&server.database());
+    let mut tables = database
+        .prepare("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+        .expect("a query");
+    let tables: Vec<String> = tables
+        .query_map([], |row| row.get(0))
+        .expect("rows")
+        .map(|name| name.expect("a name"))
+        .collect();
+    assert!(tables.iter().any(|table| table == "sessions"), "{tables:?}");
+    let mut text = String::new();
+    for table in tables {
+        let mut statement = database
+            .prepare(&format!("SELECT * FROM {table}"))
+            .expect("a query");
+        let columns = statement.column_count();
+        let mut rows = statement.query([]).expect("rows");
+        while let Some(row) = rows.next().expect("a row") {
+            let values: Vec<_> = (0..columns).map(|at| row.get_ref(at).expect("a value")).collect();
+            writeln!(text, "{table} {values:?}").expect("text");
+        }
+    }
+    text
+}
+
+/// Asserts that two dumps are the same, and shows only what differs.
+#[track_caller]
+pub fn assert_unchanged(before: &str, after: &str) {
+    let missing = |from: &str, other: &str| -> Vec<String> {
+        let rows = from
+            .lines()
+            .filter(|row| !other.lines().any(|known| known == *row));
+        rows.map(str::to_owned).collect()
+    };
+    let (gone, new) = (missing(before, after), missing(after, before));
+    assert!(before == after, "gone: {gone:#?}\nnew: {new:#?}");
+}
