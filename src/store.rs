@@ -152,7 +152,7 @@ impl Owner {
 pub enum Outcome {
     /// Done; the session as it is now.
     Done(Session),
-    /// It had ended before, so; nothing was changed (an overdue one was written down as expired).
+    /// It had ended before, so; nothing was changed (an overdue one that was to end was written down as expired).
     AlreadyEnded(Session),
     /// No such session in this app, or it is not the owner's.
     NotFound,
@@ -352,8 +352,8 @@ pub trait SessionStore: Send + Sync {
     /// Writes down up to `limit` passed deadlines as endings; answers how many.
     fn expire(&self, now: Timestamp, limit: usize) -> Answer<usize>;
 
-    /// Deletes up to `limit` sessions that ended, and as many events that occurred, before `before`; answers how
-    /// many rows went.
+    /// Deletes up to `limit` sessions that ended, and as many events that were recorded, before `before`; answers
+    /// how many rows went.
     fn purge(&self, before: Timestamp, limit: usize, now: Timestamp) -> Answer<usize>;
 
     /// Keeps an API key.
@@ -386,6 +386,6 @@ pub trait SessionStore: Send + Sync {
     /// Changes that wait to be written.
     fn queue_len(&self) -> usize;
 
-    /// Finishes what is queued, then refuses everything. Blocks until done.
+    /// Finishes what is queued, then refuses every change. Blocks until done.
     fn close(&self);
 }

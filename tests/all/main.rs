@@ -6,6 +6,8 @@ mod harness;
 #[allow(dead_code)]
 mod process;
 #[allow(dead_code)]
+mod stores;
+#[allow(dead_code)]
 mod support;
 #[allow(dead_code)]
 mod wire;
@@ -13,6 +15,7 @@ mod wire;
 mod bad_input;
 mod checking;
 mod config;
+mod contract;
 mod crash;
 mod creating;
 mod device_names;

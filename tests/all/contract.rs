@@ -1,0 +1,173 @@
+//! The contract of `store.rs`, promise by promise, over both stores.
+
+mod callbacks;
+mod changes;
+mod endings;
+mod reads;
+mod sqlite_only;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sessiond::clock::Timestamp;
+use sessiond::session::{SessionId, Touch};
+use sessiond::store::memory::MemoryStore;
+use sessiond::store::{Committed, Hooks, SessionStore};
+use tempfile::TempDir;
+
+use crate::stores::{EventRow, database_in, event_rows, sqlite_in};
+
+/// Runs each case over each store.
+macro_rules! over_both_stores {
+    ($($case:ident),* $(,)?) => {
+        mod sqlite {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::$case($crate::contract::Fixture::sqlite()).await;
+                }
+            )*
+        }
+        mod memory {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::$case($crate::contract::Fixture::memory()).await;
+                }
+            )*
+        }
+    };
+}
+use over_both_stores;
+
+/// A fresh store of one kind.
+struct Fixture {
+    store: Arc<dyn SessionStore>,
+    kind: Kind,
+}
+
+enum Kind {
+    Sqlite(TempDir),
+    Memory(Arc<MemoryStore>),
+}
+
+impl Fixture {
+    fn sqlite() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        Self {
+            store: Arc::new(sqlite_in(&dir, 1_000)),
+            kind: Kind::Sqlite(dir),
+        }
+    }
+
+    fn memory() -> Self {
+        let memory = Arc::new(MemoryStore::new());
+        Self {
+            store: Arc::clone(&memory) as Arc<dyn SessionStore>,
+            kind: Kind::Memory(memory),
+        }
+    }
+
+    /// Every event so far, oldest first.
+    fn events(&self) -> Vec<EventRow> {
+        match &self.kind {
+            Kind::Sqlite(dir) => event_rows(&database_in(dir)),
+            Kind::Memory(memory) => memory
+                .events()
+                .into_iter()
+                .map(|event| EventRow {
+                    kind: event.kind.as_str().to_owned(),
+                    occurred_at: event.occurred_at,
+                    app: event.app.to_string(),
+                    user_id: event.user_id.map(|user| user.to_string()),
+                    session_id: event.session_id,
+                    reason: event.reason.map(|reason| reason.as_str().to_owned()),
+                    ended_by: event.ended_by.map(|by| by.as_str().to_owned()),
+                    device_info: event.device_info,
+                    ip_address: event.ip_address.map(|address| address.to_string()),
+                    location: event.location,
+                    data: event.data,
+                })
+                .collect(),
+        }
+    }
+
+    /// Types of the events so far, with the session each is about.
+    fn told(&self) -> Vec<(String, Option<SessionId>)> {
+        let events = self.events().into_iter();
+        events.map(|event| (event.kind, event.session_id)).collect()
+    }
+
+    /// Events of one type.
+    fn count(&self, kind: &str) -> usize {
+        self.told().iter().filter(|(told, _)| told == kind).count()
+    }
+
+    /// Attaches hooks that write down how they are called.
+    fn record(&self) -> Arc<Recorder> {
+        let recorder = Arc::new(Recorder::default());
+        self.store.attach(Arc::clone(&recorder) as Arc<dyn Hooks>);
+        recorder
+    }
+}
+
+/// One call back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    Due(Timestamp),
+    Fence(Vec<SessionId>),
+    Release(Vec<SessionId>),
+    Announce {
+        changed: Vec<SessionId>,
+        ended: Vec<SessionId>,
+        touched: Vec<Touch>,
+    },
+}
+
+/// Hooks that write down how they are called.
+#[derive(Default)]
+struct Recorder {
+    steps: Mutex<Vec<Step>>,
+    due: Mutex<Vec<Touch>>,
+}
+
+impl Recorder {
+    fn add(&self, step: Step) {
+        self.steps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(step);
+    }
+
+    /// The steps since the last call of this.
+    fn take(&self) -> Vec<Step> {
+        std::mem::take(&mut *self.steps.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// These are due from now on.
+    fn set_due(&self, touches: &[Touch]) {
+        *self.due.lock().unwrap_or_else(PoisonError::into_inner) = touches.to_vec();
+    }
+}
+
+impl Hooks for Recorder {
+    fn due_touches(&self, now: Timestamp) -> Vec<Touch> {
+        self.add(Step::Due(now));
+        self.due.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn fence(&self, changed: &[SessionId]) {
+        self.add(Step::Fence(changed.to_vec()));
+    }
+
+    fn release(&self, changed: &[SessionId]) {
+        self.add(Step::Release(changed.to_vec()));
+    }
+
+    fn announce(&self, committed: &Committed) {
+        self.add(Step::Announce {
+            changed: committed.changed.clone(),
+            ended: committed.ended.iter().map(|session| session.id).collect(),
+            touched: committed.touched.clone(),
+        });
+    }
+}

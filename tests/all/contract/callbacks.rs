@@ -1,0 +1,178 @@
+//! What is called back around a commit, and in which order.
+
+use sessiond::session::{EndedBy, Reason, SessionId, Touch};
+use sessiond::store::{Owner, Scope, SessionPatch, UserPatch};
+
+use super::{Fixture, Step, over_both_stores};
+use crate::stores::{app, at, ending, found, how, limit, new_session, put, touch, user};
+
+over_both_stores!(
+    every_change_runs_due_fence_release_announce,
+    sessions_that_change_are_fenced_and_announced,
+    creates_and_touches_fence_nothing,
+    due_touches_are_written_before_anything_looks_at_deadlines,
+    a_change_that_changes_nothing_fences_nothing,
+);
+
+/// The steps of one commit.
+fn commit(now: i64, changed: &[SessionId], ended: &[SessionId], touched: &[Touch]) -> Vec<Step> {
+    vec![
+        Step::Due(at(now)),
+        Step::Fence(changed.to_vec()),
+        Step::Release(changed.to_vec()),
+        Step::Announce {
+            changed: changed.to_vec(),
+            ended: ended.to_vec(),
+            touched: touched.to_vec(),
+        },
+    ]
+}
+
+async fn every_change_runs_due_fence_release_announce(f: Fixture) {
+    let recorder = f.record();
+    let ada = put(&*f.store, new_session("ada", at(0))).await;
+    recorder.take();
+    let request = ending(at(5), Reason::LOGOUT, EndedBy::App);
+    f.store
+        .end(app(), ada.id, Owner::Anyone, request)
+        .await
+        .expect("ended");
+    assert_eq!(recorder.take(), commit(5, &[ada.id], &[ada.id], &[]));
+}
+
+async fn sessions_that_change_are_fenced_and_announced(f: Fixture) {
+    let recorder = f.record();
+    let sessions = [
+        put(&*f.store, new_session("ada", at(0))).await.id,
+        put(&*f.store, new_session("ada", at(1))).await.id,
+        put(&*f.store, new_session("bob", at(2))).await.id,
+        put(&*f.store, new_session("cyd", at(3))).await.id,
+        put(&*f.store, new_session("dan", at(4))).await.id,
+    ];
+    let [ada, ada2, bob, cyd, _] = sessions;
+    recorder.take();
+
+    let rename = SessionPatch {
+        name: Some(Some("desk".to_owned())),
+        ..SessionPatch::default()
+    };
+    f.store
+        .update(app(), ada, Owner::Anyone, rename, at(5))
+        .await
+        .expect("updated");
+    assert_eq!(recorder.take(), commit(5, &[ada], &[], &[]), "an update");
+
+    let third = new_session("ada", at(6));
+    put(
+        &*f.store,
+        sessiond::store::NewSession {
+            tiers: limit(2),
+            ..third
+        },
+    )
+    .await;
+    assert_eq!(recorder.take(), commit(6, &[ada], &[ada], &[]), "an eviction");
+
+    let scope = Scope::User {
+        user_id: user("bob"),
+        except: None,
+    };
+    let all = ending(at(7), Reason::LOGOUT_ALL, EndedBy::User);
+    f.store.end_many(app(), scope, all).await.expect("ended");
+    assert_eq!(recorder.take(), commit(7, &[bob], &[bob], &[]), "a bulk ending");
+
+    let block = UserPatch {
+        is_blocked: Some(true),
+        ..UserPatch::default()
+    };
+    f.store
+        .update_user(app(), user("cyd"), block, EndedBy::App, at(8))
+        .await
+        .expect("blocked");
+    assert_eq!(recorder.take(), commit(8, &[cyd], &[cyd], &[]), "a blocked user");
+
+    f.store.expire(at(102), 1).await.expect("swept");
+    assert_eq!(
+        recorder.take(),
+        commit(102, &[ada2], &[ada2], &[]),
+        "a passed deadline"
+    );
+
+    let scope = Scope::App { limit: 1 };
+    let late = ending(at(105), Reason::MANUAL, EndedBy::Operator);
+    f.store.end_many(app(), scope, late).await.expect("ended");
+    let steps = recorder.take();
+    let Step::Fence(changed) = &steps[1] else {
+        panic!("{steps:?}")
+    };
+    assert_eq!(changed.len(), 1, "the order in an app is the store's own");
+    assert_eq!(
+        steps,
+        commit(105, changed, changed, &[]),
+        "a bulk ending in an app"
+    );
+}
+
+async fn creates_and_touches_fence_nothing(f: Fixture) {
+    let recorder = f.record();
+    let ada = put(&*f.store, new_session("ada", at(1))).await;
+    assert_eq!(recorder.take(), commit(1, &[], &[], &[]), "a create");
+    let used = touch(ada.id, at(2));
+    f.store.write_touches(vec![used], at(2)).await.expect("written");
+    assert_eq!(recorder.take(), commit(2, &[], &[], &[used]), "a touch");
+}
+
+async fn due_touches_are_written_before_anything_looks_at_deadlines(f: Fixture) {
+    let recorder = f.record();
+    let ada = put(&*f.store, new_session("ada", at(0))).await;
+    let used = touch(ada.id, at(90));
+    recorder.set_due(&[used]);
+    recorder.take();
+
+    assert_eq!(
+        f.store.expire(at(100), 10).await.expect("swept"),
+        0,
+        "the sweeper"
+    );
+    assert_eq!(recorder.take(), commit(100, &[], &[], &[used]));
+    let session = found(&*f.store, ada.id).await;
+    assert_eq!((session.last_activity_at, how(&session)), (at(90), None));
+
+    let again = touch(ada.id, at(180));
+    recorder.set_due(&[again]);
+    let request = ending(at(195), Reason::LOGOUT, EndedBy::App);
+    f.store
+        .end(app(), ada.id, Owner::Anyone, request)
+        .await
+        .expect("ended");
+    let session = found(&*f.store, ada.id).await;
+    assert_eq!(
+        how(&session),
+        Some((at(195), "logout", EndedBy::App)),
+        "it was in use, so that it is revoked, not expired"
+    );
+}
+
+async fn a_change_that_changes_nothing_fences_nothing(f: Fixture) {
+    let recorder = f.record();
+    let unknown = SessionId::from_bytes([7; 16]);
+    let request = ending(at(1), Reason::LOGOUT, EndedBy::App);
+    f.store
+        .end(app(), unknown, Owner::Anyone, request)
+        .await
+        .expect("an answer");
+    f.store.expire(at(2), 10).await.expect("swept");
+    f.store.purge(at(2), 10, at(3)).await.expect("purged");
+    let steps = recorder.take();
+    let is_empty = |step: &Step| match step {
+        Step::Due(_) => true,
+        Step::Fence(ids) | Step::Release(ids) => ids.is_empty(),
+        Step::Announce {
+            changed,
+            ended,
+            touched,
+        } => changed.is_empty() && ended.is_empty() && touched.is_empty(),
+    };
+    assert_eq!(steps.len(), 12);
+    assert!(steps.iter().all(is_empty), "{steps:?}");
+}
