@@ -2,6 +2,8 @@
 
 // Helpers are for whoever comes to need them: not every part is used by every test.
 #[allow(dead_code)]
+mod browser_driver;
+#[allow(dead_code)]
 mod harness;
 #[allow(dead_code)]
 mod process;
@@ -13,6 +15,7 @@ mod support;
 mod wire;
 
 mod bad_input;
+mod browser;
 mod checking;
 mod config;
 mod contract;
