@@ -7,8 +7,8 @@
 //! at about 2019.
 //!
 //! Invariants:
-//! - Pure and total: any string has an answer or `None`, in time linear in [`INPUT_BYTES_MAX`].
-//! - Output is written by attackers (a program picks its own name): at most [`FIELD_CHARS_MAX`]
+//! - Pure and total: any string has an answer or `None`, in time linear in `INPUT_BYTES_MAX`.
+//! - Output is written by attackers (a program picks its own name): at most `FIELD_CHARS_MAX`
 //!   characters out of a small alphabet, so no control characters, no markup, no bidirectional overrides.
 //! - A version that browsers froze for privacy (macOS 10.15.7, Windows 10, "Android 10; K") is no
 //!   version.

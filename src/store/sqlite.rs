@@ -1,6 +1,6 @@
 //! The store on SQLite.
 //!
-//! One write connection, owned by one thread ([`writer`]); an r2d2 pool of read-only connections. WAL, so that
+//! One write connection, owned by one thread (`writer`); an r2d2 pool of read-only connections. WAL, so that
 //! readers and the writer do not wait for each other (<https://www.sqlite.org/wal.html>); `synchronous=FULL`, so that
 //! a commit survives power loss (<https://www.sqlite.org/pragma.html#pragma_synchronous>). A point read runs on the
 //! calling thread if a connection is free, else on the blocking pool: it takes a few microseconds, less than the hop.
