@@ -16,6 +16,7 @@ mod wire;
 
 mod bad_input;
 mod browser;
+mod cache;
 mod checking;
 mod config;
 mod contract;
@@ -23,4 +24,5 @@ mod crash;
 mod creating;
 mod device_names;
 mod locations;
+mod races;
 mod token_plane;
