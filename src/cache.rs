@@ -6,7 +6,8 @@
 //! that read the old row and was held up can no longer put it here.
 //!
 //! Capacity evictions, creates and touches fence nothing, so that the cache warms under load. A touch that is
-//! committed spoils only fills of that session that are under way: the row they read may lack it.
+//! committed spoils only fills of that session that are under way, as the row they read may lack it, and moves the copy
+//! that is there: the use may have been answered from another one.
 //!
 //! Everything is bounded: entries, bytes, and fills under way. Ended and unknown sessions are never kept. Deliberately
 //! absent: time, I/O and errors.
@@ -195,9 +196,16 @@ impl SessionCache {
         }
     }
 
-    /// Spoils the fills of these sessions that are under way, and nothing else.
-    pub fn spoil_fills(&self, ids: impl Iterator<Item = SessionId>) {
-        ids.for_each(|id| self.shard(id).spoil_fills(id));
+    /// These uses were written: the copies get them, whichever copies they were answered from, and fills that are
+    /// under way are spoilt.
+    pub fn note_written(&self, uses: impl Iterator<Item = (SessionId, Timestamp)>) {
+        for (id, at) in uses {
+            let mut shard = self.shard(id);
+            shard.spoil_fills(id);
+            if let Some(entry) = shard.entries.peek(&id) {
+                entry.record_use(at);
+            }
+        }
     }
 
     /// Replaces the copy of a session that is there by a changed one; nothing happens if there is none.

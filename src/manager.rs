@@ -174,7 +174,7 @@ impl Hooks for Held {
     fn announce(&self, committed: &Committed) {
         // First spoilt, then forgotten: a reader with an older row either still finds the touch or reads again.
         self.cache
-            .spoil_fills(committed.touched.iter().map(|touch| touch.id));
+            .note_written(committed.touched.iter().map(|touch| (touch.id, touch.at)));
         self.touches.written(&committed.touched);
         self.touches
             .forget(committed.ended.iter().map(|session| session.id));

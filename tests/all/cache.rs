@@ -146,14 +146,14 @@ async fn fill_begun_after_a_spoilt_one_is_kept_beside_it() {
 }
 
 #[tokio::test]
-async fn written_touch_spoils_fills_and_leaves_the_copy() {
+async fn written_use_spoils_fills_and_reaches_the_copy() {
     let (cache, _) = cache(100);
     let sessions = Sessions::new().await;
     let [used, other] = [id(1, 1), id(2, 1)];
     fill(&cache, sessions.with(used));
     let tickets = [cache.begin_fill(used), cache.begin_fill(other)];
-    cache.spoil_fills([used].into_iter());
-    assert!(cache.get(used).is_some());
+    cache.note_written([(used, at(5))].into_iter());
+    assert_eq!(cache.get(used).expect("a copy").last_activity_at(), at(5));
     assert_eq!(
         tickets.map(|ticket| ticket.is_current()),
         [false, true],

@@ -536,6 +536,46 @@ async fn touch_written_while_a_row_is_read_is_not_lost_to_the_reader() {
 }
 
 #[tokio::test]
+async fn use_through_a_copy_that_could_not_be_cached_reaches_the_cached_one() {
+    let m = Managed::start().await;
+    let ada = m.sign_in("ada").await;
+    m.advance(50);
+    // Its row changes each time it is read, so that in the end it answers from a copy of its own.
+    let mut held = m.probe.after_find.hold_next();
+    let reader = m.spawn_check(&ada.token, Use::Touch(None));
+    for n in 0..3 {
+        held.arrived().await;
+        m.manager
+            .update(&app(), ada.session.id, Owner::Anyone, rename(&n.to_string()))
+            .await
+            .expect("renamed");
+        if n == 2 {
+            assert_eq!(
+                m.look_at(&ada.token).await,
+                Checked::Active(at(0)),
+                "cached by another"
+            );
+            break;
+        }
+        let next = m.probe.after_find.hold_next();
+        std::mem::replace(&mut held, next).let_go();
+    }
+    held.let_go();
+    assert_eq!(
+        soon("the reader", reader).await.expect("an answer"),
+        Checked::Active(at(50))
+    );
+    m.manager.flush_touches().await.expect("flushed");
+    assert_eq!(m.look_at(&ada.token).await, Checked::Active(at(50)));
+    m.advance(70);
+    assert_eq!(
+        m.look_at(&ada.token).await,
+        Checked::Active(at(50)),
+        "its deadline is 150, whichever copy is asked"
+    );
+}
+
+#[tokio::test]
 async fn evicted_copy_keeps_the_latest_use() {
     let m = with_tiny_cache().await;
     let ada = m.sign_in("ada").await;
