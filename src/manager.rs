@@ -516,11 +516,19 @@ impl SessionManager {
 
     /// One session of the app, if it is the owner's; whatever its state.
     pub async fn find(&self, app: &AppName, id: SessionId, owner: &Owner) -> Result<Session, Error> {
+        // Asked for before the row is read: a flush that commits meanwhile takes it away, and the row may lack it.
+        let pending = self.held.touches.get(id);
         let session = self.store.find(id).await?;
-        let session = session.filter(|session| session.app == *app && owner.owns(session));
-        session
-            .map(|session| self.with_pending(session))
-            .ok_or(Error::NotFound("session"))
+        let mut session = session
+            .filter(|session| session.app == *app && owner.owns(session))
+            .ok_or(Error::NotFound("session"))?;
+        if let Some(touch) = pending
+            && session.ending.is_none()
+            && session.last_activity_at < touch.at
+        {
+            touch.apply(&mut session);
+        }
+        Ok(self.with_pending(session))
     }
 
     fn with_pending(&self, mut session: Session) -> Session {

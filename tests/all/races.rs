@@ -536,6 +536,21 @@ async fn touch_written_while_a_row_is_read_is_not_lost_to_the_reader() {
 }
 
 #[tokio::test]
+async fn touch_written_while_a_session_is_looked_up_by_id_is_not_lost_to_the_reader() {
+    let m = Managed::start().await;
+    let ada = used_in_time(&m).await;
+    let mut held = m.probe.after_find.hold_next();
+    let (manager, id) = (Arc::clone(&m.manager), ada.session.id);
+    let reader = tokio::spawn(async move { manager.find(&app(), id, &Owner::Anyone).await });
+    held.arrived().await;
+    m.manager.flush_touches().await.expect("flushed");
+    held.let_go();
+    let session = soon("the reader", reader).await.expect("it runs").expect("there");
+    assert_eq!(session.last_activity_at, at(90));
+    assert!(session.is_active(at(120)), "it was used in time");
+}
+
+#[tokio::test]
 async fn use_through_a_copy_that_could_not_be_cached_reaches_the_cached_one() {
     let m = Managed::start().await;
     let ada = m.sign_in("ada").await;
