@@ -721,6 +721,17 @@ impl Touch {
         self.first_address.into_iter().chain(self.last_address)
     }
 
+    /// Takes out the addresses of an earlier state of this touch, which was written: told again, they would be news.
+    pub fn take_out(&mut self, written: &Self) {
+        // A touch may be written twice; by the second time this may be another one, begun after the first.
+        if written.first_address.is_some() && written.first_address == self.first_address {
+            self.first_address = self
+                .last_address
+                .filter(|address| written.last_address != Some(*address));
+            self.last_address = None;
+        }
+    }
+
     /// The session as it is after these uses.
     pub fn apply(&self, session: &mut Session) {
         session.record_use(self.at, None);

@@ -111,19 +111,20 @@ impl PendingTouches {
             .collect()
     }
 
-    /// These have been committed: those to which nothing was added since are no longer pending.
+    /// These have been committed: of each only what was added since is still pending.
     pub fn written(&self, touches: &[Touch]) {
         if touches.is_empty() {
             return;
         }
         let mut inner = self.lock();
         for touch in touches {
-            if inner
-                .by_session
-                .get(&touch.id)
-                .is_some_and(|pending| pending.touch == *touch)
-            {
-                inner.by_session.remove(&touch.id);
+            let Entry::Occupied(mut entry) = inner.by_session.entry(touch.id) else {
+                continue;
+            };
+            if entry.get().touch == *touch {
+                entry.remove();
+            } else {
+                entry.get_mut().touch.take_out(touch);
             }
         }
         inner.find_earliest();

@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sessiond::error::Error;
 use sessiond::manager::{SignIn, Use};
 use sessiond::session::{EndedBy, Reason};
+use sessiond::store::memory::MemoryStore;
 use sessiond::store::{Owner, SessionPatch, SessionStore, StatusFilter, UserPatch};
 use sessiond::sweeper;
+use sessiond::touch::PendingTouches;
 use tokio::task::JoinSet;
 
 use crate::stores::{
-    Checked, Hold, Managed, address, app, at, check, ended, how, is_pending, logout, soon, user,
+    Checked, Hold, Managed, address, app, at, check, database_in, ended, event_rows, how, is_pending, logout,
+    new_session, put, soon, user,
 };
 
 fn rename(name: &str) -> SessionPatch {
@@ -588,6 +591,55 @@ async fn use_through_a_copy_that_could_not_be_cached_reaches_the_cached_one() {
         Checked::Active(at(50)),
         "its deadline is 150, whichever copy is asked"
     );
+}
+
+#[tokio::test]
+async fn address_used_while_its_touch_is_written_is_told_once() {
+    let m = Managed::start().await;
+    let ada = m.sign_in("ada").await;
+    let [home, train, office] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(address);
+    let from = |address| check(&m.manager, &ada.token, Use::Touch(Some(address)));
+    from(home).await;
+    from(train).await;
+    from(office).await;
+    let mut flushing = m.probe.after_fence.hold_next();
+    let manager = Arc::clone(&m.manager);
+    let flush = tokio::spawn(async move { manager.flush_touches().await });
+    flushing.arrived().await;
+    m.advance(1);
+    from(office).await;
+    flushing.let_go();
+    soon("the flush", flush).await.expect("it runs").expect("flushed");
+    m.manager.flush_touches().await.expect("flushed");
+
+    let stored = m.stored(ada.session.id).await;
+    assert_eq!(
+        (stored.last_activity_at, stored.ip_address, stored.last_ip_address),
+        (at(1), Some(home), Some(office))
+    );
+    let told: Vec<_> = event_rows(&database_in(&m.dir))
+        .into_iter()
+        .filter(|event| event.kind == "session.activity")
+        .map(|event| event.ip_address.expect("an address"))
+        .collect();
+    assert_eq!(
+        told,
+        [office.to_string()],
+        "of several at once the latest, and once"
+    );
+}
+
+#[tokio::test]
+async fn touch_that_is_written_twice_takes_nothing_from_a_later_one() {
+    let session = put(&MemoryStore::new(), new_session("ada", at(0))).await;
+    let touches = PendingTouches::default();
+    touches.note(&session, at(1), Some(address("192.0.2.1")));
+    let queued = touches.all();
+    touches.written(&queued); // as due, by a batch before the flush
+    touches.note(&session, at(1), Some(address("192.0.2.2")));
+    touches.written(&queued); // by the flush
+    let pending = touches.get(session.id).expect("the later one");
+    assert_eq!(pending.first_address, Some(address("192.0.2.2")));
 }
 
 #[tokio::test]
