@@ -23,6 +23,7 @@ mod contract;
 mod crash;
 mod creating;
 mod device_names;
+mod disk_full;
 mod locations;
 mod races;
 mod token_plane;
