@@ -168,7 +168,7 @@ pub enum Scope {
         /// The one that stays, if it is this user's.
         except: Option<SessionId>,
     },
-    /// Those of everybody in the app, up to a number.
+    /// Those of everybody in the app, up to a number: by user, nobody's first, and of each the oldest sign-in first.
     App {
         /// How many at most.
         limit: usize,

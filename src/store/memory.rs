@@ -345,6 +345,7 @@ impl SessionStore for MemoryStore {
             Scope::App { limit } => {
                 let is_left = |session: &&Session| session.app == app && session.ending.is_none();
                 let mut sessions: Vec<Session> = state.sessions.values().filter(is_left).cloned().collect();
+                sessions.sort_by_key(|session| (session.user_id.clone(), session.signed_in_at, session.id));
                 let more = sessions.len() > limit;
                 sessions.truncate(limit);
                 BulkEnding {

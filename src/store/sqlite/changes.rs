@@ -183,7 +183,8 @@ pub(super) fn end_many(
         }
         Scope::App { limit } => {
             let sql = format!(
-                "SELECT {SESSION_COLUMNS} FROM sessions WHERE app = ?1 AND ended_at IS NULL LIMIT ?2"
+                "SELECT {SESSION_COLUMNS} FROM sessions WHERE app = ?1 AND ended_at IS NULL
+                 ORDER BY user_id, signed_in_at, id LIMIT ?2"
             );
             let mut sessions = batch
                 .connection
