@@ -811,8 +811,7 @@ impl SessionManager {
     /// Writes all pending touches.
     pub async fn flush_touches(&self) -> Result<(), Error> {
         let now = self.clock.now();
-        let mut touches = self.held.touches.all();
-        touches.sort_unstable_by_key(|touch| touch.id);
+        let touches = self.held.touches.all();
         for some in touches.chunks(TOUCHES_PER_COMMIT) {
             let written = self.store.write_touches(some.to_vec(), now).await;
             if written.is_err() {

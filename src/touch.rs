@@ -80,13 +80,9 @@ impl PendingTouches {
         self.lock().by_session.get(&id).map(|pending| pending.touch)
     }
 
-    /// All of them.
+    /// All of them, by session id.
     pub fn all(&self) -> Vec<Touch> {
-        self.lock()
-            .by_session
-            .values()
-            .map(|pending| pending.touch)
-            .collect()
+        in_order(self.lock().by_session.values())
     }
 
     /// Whether any has a stored deadline that has passed at `now`.
@@ -96,19 +92,14 @@ impl PendingTouches {
             .is_some_and(|earliest| earliest <= now)
     }
 
-    /// Those whose stored deadline has passed at `now`.
+    /// Those whose stored deadline has passed at `now`, by session id.
     pub fn due(&self, now: Timestamp) -> Vec<Touch> {
         let inner = self.lock();
         if inner.earliest_deadline.is_none_or(|earliest| earliest > now) {
             return Vec::new();
         }
         let is_due = |pending: &&Pending| pending.stored_deadline <= now;
-        inner
-            .by_session
-            .values()
-            .filter(is_due)
-            .map(|pending| pending.touch)
-            .collect()
+        in_order(inner.by_session.values().filter(is_due))
     }
 
     /// These have been committed: of each only what was added since is still pending.
@@ -155,4 +146,11 @@ impl Inner {
             .map(|pending| pending.stored_deadline)
             .min();
     }
+}
+
+/// In key order neighbouring rows share pages, and what is told of them comes in one order whoever writes.
+fn in_order<'p>(pending: impl Iterator<Item = &'p Pending>) -> Vec<Touch> {
+    let mut touches: Vec<Touch> = pending.map(|pending| pending.touch).collect();
+    touches.sort_unstable_by_key(|touch| touch.id);
+    touches
 }
