@@ -1,0 +1,647 @@
+//! The house rules that a reader would otherwise have to check: who imports whom, and what is nowhere to be found.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Who may import whom; what is absent is forbidden. A row holds for a module and all below it, and a module may import
+/// what all rows of its path say. Its own siblings and children need no row.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    // The domain: pure rules.
+    ("clock", &[]),
+    ("user", &["clock"]),
+    ("session", &["user", "clock"]),
+    ("event", &["session", "user", "clock"]),
+    ("error", &["session"]),
+    ("metrics", &[]),
+    ("config", &["session", "user"]),
+    // What the manager is made of. None of these knows another.
+    ("cache", &["session", "clock", "metrics"]),
+    ("touch", &["session", "clock"]),
+    ("store", &["session", "user", "event", "error", "clock"]),
+    ("enrich", &["session", "config"]),
+    (
+        "manager",
+        &[
+            "session", "user", "event", "error", "clock", "config", "cache", "touch", "enrich", "store",
+            "metrics",
+        ],
+    ),
+    ("sweeper", &["manager", "error"]),
+    // The contract's types (owners, filters, pages, patches) are in the manager's signatures, so whoever calls it names
+    // them. A store itself is named by the server alone: see `IMPLEMENTATIONS`.
+    (
+        "http",
+        &[
+            "manager", "session", "user", "event", "error", "clock", "config", "store",
+        ],
+    ),
+    // The holder of a token is the copy in the cache: a hit copies no session.
+    ("http::auth", &["cache"]),
+    // Moving the clock of `sessiond dev` does the regular work that has come due.
+    ("http::dev", &["sweeper"]),
+    (
+        "server",
+        &[
+            "session",
+            "user",
+            "event",
+            "error",
+            "clock",
+            "config",
+            "manager",
+            "enrich",
+            "store",
+            "sweeper",
+            "http",
+            "metrics",
+            "store::sqlite",
+        ],
+    ),
+    (
+        "cli",
+        &["config", "manager", "server", "error", "session", "user", "clock"],
+    ),
+    // The sample people live through days: they come and go through the manager, and the regular work is done meanwhile.
+    ("cli::dev", &["store", "sweeper"]),
+    ("telemetry", &["config"]),
+    ("main", &["cli", "config", "server", "telemetry"]),
+];
+
+/// Modules that are named only by those whose row names exactly them.
+const IMPLEMENTATIONS: &[&str] = &["store::sqlite", "store::memory"];
+
+/// Where a crate may be named, by module; everything below is meant too.
+const CRATES_OF: &[(&str, &[&str])] = &[
+    ("rusqlite", &["store::sqlite"]),
+    ("r2d2", &["store::sqlite"]),
+    ("r2d2_sqlite", &["store::sqlite"]),
+    ("actix_web", &["http", "server"]),
+    ("actix_http", &[]),
+    ("utoipa", &["http"]),
+    ("clap", &["cli", "main"]),
+    ("reqwest", &["cli"]),
+    ("toml", &["config"]),
+    ("lru", &["cache"]),
+    ("woothee", &["enrich"]),
+    ("maxminddb", &["enrich"]),
+    ("env_logger", &["telemetry"]),
+    ("prometheus_client", &["metrics"]),
+    // The time. An `Instant` only measures how long something took.
+    ("SystemTime", &["clock"]),
+    ("Utc", &["clock"]),
+    ("Local", &[]),
+    ("chrono", &["clock"]),
+    ("Instant", &["http", "store::sqlite::writer"]),
+];
+
+// What the files are.
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file below a folder, but what was built or fetched.
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    const NOT_OURS: &[&str] = &["target", ".git", "node_modules", "sessiond-dev"];
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().expect("a name").to_string_lossy();
+            if path.is_symlink() || NOT_OURS.contains(&name.as_ref()) {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Every file that is text, by its path from the root.
+fn texts() -> impl Iterator<Item = (String, String)> {
+    files_in(root()).into_iter().filter_map(|path| {
+        let text = std::fs::read_to_string(&path).ok()?;
+        let name = path.strip_prefix(root()).expect("it is below");
+        Some((name.to_string_lossy().into_owned(), text))
+    })
+}
+
+/// A file of Rust: its module, and its tokens without comments and texts.
+struct Source {
+    module: Vec<String>,
+    /// All but the parts for tests.
+    code: Vec<Token>,
+    tests: Vec<Token>,
+}
+
+impl Source {
+    fn name(&self) -> String {
+        self.module.join("::")
+    }
+
+    fn is_in(&self, module: &str) -> bool {
+        format!("{}::", self.name()).starts_with(&format!("{module}::"))
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let folder = root().join("src");
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).expect("text");
+        let name = path
+            .strip_prefix(&folder)
+            .expect("it is below")
+            .with_extension("");
+        let module = name
+            .iter()
+            .map(|part| part.to_string_lossy().into_owned())
+            .collect();
+        let (code, tests) = without_tests(tokens(&text));
+        Source { module, code, tests }
+    };
+    let sources: Vec<Source> = files_in(&folder).into_iter().map(read).collect();
+    assert!(sources.len() > 30, "the sources are found");
+    sources
+}
+
+// A reader of Rust that is just good enough for paths.
+
+/// A word, `::`, or any other character that is no space.
+type Token = String;
+
+fn tokens(text: &str) -> Vec<Token> {
+    let chars: Vec<char> = text.chars().collect();
+    let at = |i: usize| chars.get(i).copied().unwrap_or('\n');
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut tokens = Vec::new();
+    let mut i = 0;
+    while i < chars.len() {
+        let c = at(i);
+        let is_raw = || {
+            let start = if c == 'b' { i + 1 } else { i };
+            let quote = (start + 1..).find(|j| at(*j) != '#').filter(|j| at(*j) == '"');
+            quote
+                .filter(|_| at(start) == 'r')
+                .map(|quote| (quote, quote - start - 1))
+        };
+        if c == '/' && at(i + 1) == '/' {
+            while i < chars.len() && at(i) != '\n' {
+                i += 1;
+            }
+        } else if c == '/' && at(i + 1) == '*' {
+            i += 2;
+            while i < chars.len() && !(at(i) == '*' && at(i + 1) == '/') {
+                i += 1;
+            }
+            i += 2;
+        } else if let Some((quote, hashes)) = is_raw() {
+            let is_end = |j: &usize| at(*j) == '"' && (1..=hashes).all(|k| at(j + k) == '#');
+            i = (quote + 1..chars.len()).find(is_end).expect("a text ends") + hashes + 1;
+        } else if c == '"' {
+            i += 1;
+            while at(i) != '"' {
+                i += if at(i) == '\\' { 2 } else { 1 };
+                assert!(i < chars.len(), "a text ends");
+            }
+            i += 1;
+        } else if c == '\'' && (at(i + 1) == '\\' || at(i + 2) == '\'') {
+            // A character; what else begins so is a lifetime.
+            i += if at(i + 1) == '\\' { 3 } else { 2 };
+            while at(i) != '\'' {
+                i += 1;
+            }
+            i += 1;
+        } else if is_word(c) {
+            let end = (i..).find(|j| !is_word(at(*j))).expect("a word ends");
+            tokens.push(chars[i..end].iter().collect());
+            i = end;
+        } else if c == ':' && at(i + 1) == ':' {
+            tokens.push("::".to_owned());
+            i += 2;
+        } else {
+            if !c.is_whitespace() {
+                tokens.push(c.to_string());
+            }
+            i += 1;
+        }
+    }
+    tokens
+}
+
+/// Takes the items under `#[cfg(test)]` out.
+fn without_tests(tokens: Vec<Token>) -> (Vec<Token>, Vec<Token>) {
+    const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
+    let (mut code, mut tests) = (Vec::new(), Vec::new());
+    let mut rest = tokens.as_slice();
+    while let Some((token, after)) = rest.split_first() {
+        if rest
+            .iter()
+            .zip(MARK)
+            .filter(|(token, mark)| token == mark)
+            .count()
+            < MARK.len()
+        {
+            code.push(token.clone());
+            rest = after;
+            continue;
+        }
+        let mut depth = 0_usize;
+        let mut len = 0;
+        for token in rest {
+            len += 1;
+            match token.as_str() {
+                "{" => depth += 1,
+                "}" if depth == 1 => break,
+                "}" => depth -= 1,
+                ";" if depth == 0 => break,
+                _ => {}
+            }
+        }
+        tests.extend_from_slice(&rest[..len]);
+        rest = &rest[len..];
+    }
+    (code, tests)
+}
+
+/// The paths from the crate's root that a module names, in `use` and elsewhere, also by `super`.
+fn crate_paths(module: &[String], tokens: &[Token]) -> Vec<Vec<String>> {
+    let mut paths = Vec::new();
+    let word = |i: usize| tokens.get(i).map_or("", String::as_str);
+    let root_name = if module == ["main"] { "sessiond" } else { "crate" };
+    for (i, token) in tokens.iter().enumerate() {
+        if word(i + 1) != "::" || (i > 0 && word(i - 1) == "::") {
+            continue;
+        }
+        let (mut base, mut next) = match token.as_str() {
+            name if name == root_name => (Vec::new(), i + 2),
+            "super" | "self" => (module.to_vec(), i),
+            _ => continue,
+        };
+        while word(next) == "super" || (word(next) == "self" && word(next + 1) == "::") {
+            if word(next) == "super" {
+                assert!(base.pop().is_some(), "super of the root in {module:?}");
+            }
+            next += 2;
+        }
+        read_tree(tokens, next, &base, &mut paths);
+    }
+    paths
+}
+
+/// Reads `a::b`, `a::{b, c::{d, e}}`, `a::*`; answers where it ends.
+fn read_tree(tokens: &[Token], start: usize, base: &[String], paths: &mut Vec<Vec<String>>) -> usize {
+    let word = |i: usize| tokens.get(i).map_or("", String::as_str);
+    let mut path = base.to_vec();
+    let mut i = start;
+    loop {
+        if word(i) == "{" {
+            i += 1;
+            while word(i) != "}" {
+                i = read_tree(tokens, i, &path, paths);
+                if word(i) == "as" {
+                    i += 2;
+                }
+                if word(i) == "," {
+                    i += 1;
+                }
+            }
+            return i + 1;
+        }
+        path.push(word(i).to_owned());
+        i += 1;
+        if word(i) != "::" || !word(i + 1).starts_with(|c: char| c.is_alphanumeric() || "_{*".contains(c)) {
+            paths.push(path);
+            return i;
+        }
+        i += 1;
+    }
+}
+
+#[test]
+fn paths_are_read_from_every_form_in_which_they_are_written() {
+    let cases: &[(&str, &str, &[&str])] = &[
+        ("a", "use crate::b;", &["b"]),
+        (
+            "a",
+            "use crate::b::{self, C, d::{E, F as G}, h::*};",
+            &["b::self", "b::C", "b::d::E", "b::d::F", "b::h::*"],
+        ),
+        ("a", "use crate::{b, c::D,};", &["b", "c::D"]),
+        (
+            "a",
+            "fn f(x: &crate::b::C) -> crate::d::E<'_> { crate::f::<u8>() }",
+            &["b::C", "d::E", "f"],
+        ),
+        ("a", "pub(crate) fn f() {} // use crate::b;", &[]),
+        (
+            "a",
+            "/* use crate::b; */ let x = \"crate::c\"; let y = r#\"\"crate::d\"#; let z = '\"'; crate::e::f()",
+            &["e::f"],
+        ),
+        ("a::b", "use super::{c, d::E};", &["a::c", "a::d::E"]),
+        ("a::b", "use super::super::c::D;", &["c::D"]),
+        ("a", "use super::c;", &["c"]),
+        ("a", "use self::b::C;", &["a::b::C"]),
+        ("main", "use sessiond::cli::Command;", &["cli::Command"]),
+        (
+            "a",
+            "#[cfg(test)] mod tests { use crate::b; } use crate::c;",
+            &["c"],
+        ),
+        ("a", "#[cfg(test)] use crate::b; use crate::c;", &["c"]),
+    ];
+    for (module, text, expected) in cases {
+        let module: Vec<String> = module.split("::").map(str::to_owned).collect();
+        let found: Vec<String> = crate_paths(&module, &without_tests(tokens(text)).0)
+            .iter()
+            .map(|path| path.join("::"))
+            .collect();
+        assert_eq!(found, *expected, "{text}");
+    }
+}
+
+// Who imports whom.
+
+/// Every import across top-level modules: who, and the path.
+fn imports() -> Vec<(Source, Vec<Vec<String>>)> {
+    let with_imports = |source: Source| {
+        let mut paths = crate_paths(&source.module, &source.code);
+        paths.retain(|path| path[0] != source.module[0]);
+        (source, paths)
+    };
+    sources()
+        .into_iter()
+        .filter(|source| source.module != ["lib"])
+        .map(with_imports)
+        .collect()
+}
+
+#[test]
+fn modules_import_only_what_the_table_allows() {
+    let known: BTreeSet<&str> = MAY_IMPORT.iter().map(|(module, _)| *module).collect();
+    let mut wrong = Vec::new();
+    for (source, paths) in imports() {
+        assert!(
+            known.contains(source.module[0].as_str()),
+            "{} has no row",
+            source.name()
+        );
+        let allowed: BTreeSet<&str> = MAY_IMPORT
+            .iter()
+            .filter(|(module, _)| source.is_in(module))
+            .flat_map(|(_, allowed)| allowed.iter().copied())
+            .collect();
+        for path in paths {
+            let path = path.join("::");
+            let is_of = |module: &&&str| format!("{path}::").starts_with(&format!("{module}::"));
+            let is_hidden = IMPLEMENTATIONS
+                .iter()
+                .find(is_of)
+                .is_some_and(|module| !allowed.contains(module));
+            if is_hidden || !allowed.iter().any(|module| is_of(&module)) {
+                wrong.push(format!("{} imports {path}", source.name()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn table_allows_nothing_that_nobody_does() {
+    let used: BTreeSet<(String, String)> = imports()
+        .iter()
+        .flat_map(|(source, paths)| {
+            let of = |path: &Vec<String>| {
+                let prefixes: Vec<_> = (1..=path.len()).map(|len| path[..len].join("::")).collect();
+                prefixes.into_iter().map(|prefix| (source.name(), prefix))
+            };
+            paths.iter().flat_map(of).collect::<Vec<_>>()
+        })
+        .collect();
+    // Exceptions are for what is there. What whole rooms may do is a plan, which may be ahead of the code.
+    for (module, allowed) in MAY_IMPORT.iter().filter(|(module, _)| module.contains("::")) {
+        for imported in *allowed {
+            let is_used = used.contains(&((*module).to_owned(), (*imported).to_owned()));
+            assert!(is_used, "{module} need not be allowed {imported}");
+        }
+    }
+}
+
+#[test]
+fn modules_import_each_other_without_cycles() {
+    let mut needs: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (source, paths) in imports() {
+        let needed = needs.entry(source.module[0].clone()).or_default();
+        needed.extend(paths.into_iter().map(|path| path[0].clone()));
+    }
+    while !needs.is_empty() {
+        let free: Vec<String> = needs
+            .iter()
+            .filter(|(_, needed)| needed.is_empty())
+            .map(|(module, _)| module.clone())
+            .collect();
+        assert!(!free.is_empty(), "in a cycle, or above one: {needs:?}");
+        for module in free {
+            needs.remove(&module);
+            for needed in needs.values_mut() {
+                needed.remove(&module);
+            }
+        }
+    }
+}
+
+#[test]
+fn crates_and_the_time_are_named_only_where_they_belong() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        for (name, homes) in CRATES_OF {
+            let is_named = source.code.iter().any(|token| token == name);
+            if is_named && !homes.iter().any(|home| source.is_in(home)) {
+                wrong.push(format!("{} names {name}", source.name()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+// What is nowhere.
+
+/// Whether these tokens follow each other.
+fn contains(tokens: &[Token], part: &[&str]) -> bool {
+    tokens.windows(part.len()).any(|window| window == part)
+}
+
+#[test]
+fn nothing_is_left_unfinished_or_unexplained_in_the_code() {
+    let nowhere: &[&[&str]] = &[
+        &["todo", "!"],
+        &["unimplemented", "!"],
+        &["dbg", "!"],
+        &[".", "unwrap", "(", ")"],
+        &["#", "[", "ignore"],
+        &["unsafe", "{"],
+    ];
+    for source in sources() {
+        for part in nowhere {
+            assert!(
+                !contains(&source.code, part),
+                "{} has {}",
+                source.name(),
+                part.concat()
+            );
+        }
+    }
+}
+
+#[test]
+fn no_test_sleeps_or_is_skipped() {
+    let nowhere: &[&[&str]] = &[
+        &["sleep", "("],
+        &["sleep_until", "("],
+        &["interval", "("],
+        &["#", "[", "ignore"],
+    ];
+    let mut all: Vec<(String, Vec<Token>)> = sources()
+        .into_iter()
+        .map(|source| (source.name(), source.tests))
+        .collect();
+    let files = files_in(&root().join("tests"));
+    for path in files
+        .iter()
+        .filter(|path| path.extension().is_some_and(|kind| kind == "rs"))
+    {
+        let text = std::fs::read_to_string(path).expect("text");
+        all.push((path.display().to_string(), tokens(&text)));
+    }
+    assert!(
+        all.iter().any(|(name, _)| name.ends_with("house.rs")),
+        "the tests are found"
+    );
+    for (name, tokens) in all {
+        for part in nowhere {
+            assert!(!contains(&tokens, part), "{name} has {}", part.concat());
+        }
+    }
+}
+
+#[test]
+fn every_test_file_is_run() {
+    let folder = root().join("tests/all");
+    for path in files_in(&folder) {
+        let name = path.file_stem().expect("a name").to_string_lossy();
+        if path.extension().is_none_or(|kind| kind != "rs") || name == "main" {
+            continue;
+        }
+        let parent = path.parent().expect("a folder");
+        let declared_in = if parent == folder {
+            folder.join("main.rs")
+        } else {
+            parent.with_extension("rs")
+        };
+        let text = std::fs::read_to_string(&declared_in).expect("text");
+        assert!(
+            contains(&tokens(&text), &["mod", &name, ";"]),
+            "{name} is not in {}",
+            declared_in.display()
+        );
+    }
+}
+
+#[test]
+fn pages_load_nothing_from_elsewhere_and_write_no_markup() {
+    let nowhere = [
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "new Function",
+        "src=\"http",
+        "href=\"http",
+        "src=\"//",
+        "href=\"//",
+        "@import",
+        "url(http",
+        "from \"http",
+        "onclick=",
+        "style=\"",
+    ];
+    let pages = texts().filter(|(name, _)| name.starts_with("static/"));
+    let mut count = 0;
+    for (name, text) in pages {
+        count += 1;
+        for part in nowhere {
+            assert!(!text.contains(part), "{name} has {part}");
+        }
+    }
+    assert!(count > 10, "the pages are found");
+}
+
+#[test]
+fn no_file_names_a_registry_s_host_or_a_folder_of_one_machine() {
+    // Put together here, so that this file does not name them itself. The lock file has to name the one registry.
+    let nowhere = [
+        ["registry.", "npmjs"],
+        ["registry.", "yarnpkg"],
+        ["npm", "mirror"],
+        ["static.", "crates.io"],
+        ["index.", "crates.io"],
+        ["/home", "/"],
+        ["/root", "/"],
+        ["/work", "/"],
+        ["/tmp", "/"],
+    ];
+    for (name, text) in texts().filter(|(name, _)| name != "Cargo.lock") {
+        for part in nowhere.map(|parts| parts.concat()) {
+            assert!(!text.contains(&part), "{name} names {part}");
+        }
+    }
+}
+
+#[test]
+fn every_dependency_has_its_reason_above_it() {
+    let text = std::fs::read_to_string(root().join("Cargo.toml")).expect("text");
+    let mut section = "";
+    let mut above = "";
+    let mut count = 0;
+    for line in text.lines() {
+        if line.starts_with('[') {
+            section = line;
+        } else if section.ends_with("dependencies]") && !line.is_empty() && !line.starts_with('#') {
+            count += 1;
+            assert!(
+                above.starts_with("# ") && above.len() > 10,
+                "no reason above {line}"
+            );
+        }
+        above = line;
+    }
+    assert!(count > 20, "the dependencies are found");
+}
+
+#[test]
+fn what_people_look_for_first_is_there() {
+    let names = [
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE-MIT",
+        "LICENSE-APACHE",
+        "docs/ARCHITECTURE.md",
+        "docs/API.md",
+        "docs/STYLE.md",
+        "config.toml",
+        "schema.sql",
+        "deny.toml",
+        "test.sh",
+    ];
+    for name in names {
+        let text = std::fs::read_to_string(root().join(name)).unwrap_or_default();
+        assert!(text.lines().count() > 3, "{name} is not there or says nothing");
+    }
+}
