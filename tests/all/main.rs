@@ -29,4 +29,5 @@ mod house;
 mod locations;
 mod operating;
 mod races;
+mod secrets;
 mod token_plane;

@@ -1,0 +1,357 @@
+//! Nothing usable at rest: no token and no key is in any file, log line or metric, in any form.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use reqwest::Method;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tempfile::tempdir;
+
+use crate::harness::{FIREFOX_ON_LINUX, PATIENCE, open_database};
+use crate::process::{Process, Served, names_in, sessiond, text};
+
+/// What a server is told to log: everything, of every library.
+const EVERYTHING: (&str, &str) = ("RUST_LOG", "trace");
+
+/// A token or key that was issued or presented.
+struct Credential {
+    text: String,
+    /// The part that is secret: what comes after the public id.
+    secret: Vec<u8>,
+}
+
+impl Credential {
+    fn of(text: &str) -> Self {
+        let bytes = URL_SAFE_NO_PAD.decode(&text[4..]).expect("base64");
+        assert_eq!(bytes.len(), 48, "an id and a secret");
+        let (text, secret) = (text.to_owned(), bytes[16..].to_vec());
+        Self { text, secret }
+    }
+
+    /// The forms in which the secret would be of use, or would soon be.
+    fn forms(&self) -> Vec<Vec<u8>> {
+        let mut forms = forms_of(&self.secret);
+        // In the credential's text the secret begins within a group of four; its last 40 characters are its alone.
+        forms.push(self.text.as_bytes()[28..].to_vec());
+        forms
+    }
+
+    fn hash(&self) -> Vec<u8> {
+        Sha256::digest(&self.secret).to_vec()
+    }
+}
+
+/// Bytes as they are, in base64, in hexadecimal and as Rust's `Debug` shows them.
+fn forms_of(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let shown = format!("{bytes:?}").trim_matches(['[', ']']).to_owned();
+    let texts = [
+        URL_SAFE_NO_PAD.encode(bytes),
+        STANDARD_NO_PAD.encode(bytes),
+        hex.to_uppercase(),
+        hex,
+        shown,
+    ];
+    texts
+        .into_iter()
+        .map(String::into_bytes)
+        .chain([bytes.to_vec()])
+        .collect()
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    let (first, len) = (needle[0], needle.len());
+    let mut rest = haystack;
+    while let Some(at) = rest.iter().position(|byte| *byte == first) {
+        rest = &rest[at..];
+        if rest.len() < len {
+            return false;
+        }
+        if &rest[..len] == needle {
+            return true;
+        }
+        rest = &rest[1..];
+    }
+    false
+}
+
+fn assert_no_secret(place: &str, bytes: &[u8], credentials: &[Credential]) {
+    for credential in credentials {
+        for form in credential.forms() {
+            let shown = String::from_utf8_lossy(&form);
+            assert!(
+                !contains(bytes, &form),
+                "{place} has a secret of {}: {shown}",
+                credential.text
+            );
+        }
+    }
+}
+
+fn assert_no_hash(place: &str, bytes: &[u8], credentials: &[Credential]) {
+    for credential in credentials {
+        for form in forms_of(&credential.hash()) {
+            assert!(
+                !contains(bytes, &form),
+                "{place} has the hash of {}",
+                credential.text
+            );
+        }
+    }
+}
+
+/// Every file in the folder, and a copy as a backup is made.
+fn assert_files_are_clean(dir: &Path, credentials: &[Credential]) {
+    let copy = dir.join("copy.db");
+    let vacuum = format!("VACUUM INTO '{}'", copy.display());
+    open_database(&dir.join("s.db"))
+        .execute_batch(&vacuum)
+        .expect("copied");
+    let mut seen = Vec::new();
+    for name in names_in(dir).iter().filter(|name| !name.ends_with(".sock")) {
+        let bytes = std::fs::read(dir.join(name)).expect("read");
+        assert_no_secret(name, &bytes, credentials);
+        seen.extend(bytes);
+    }
+    for name in ["s.db", "s.db-wal", "s.db-shm", "copy.db"] {
+        assert!(names_in(dir).contains(&name.to_owned()), "{name} was looked at");
+    }
+    // What is looked for would be found: the hashes are.
+    assert!(
+        contains(&seen, &credentials[0].hash()),
+        "the files hold what was stored"
+    );
+    std::fs::remove_file(copy).expect("removed");
+}
+
+/// A command of the operator, with everything logged; what it says on stderr is part of the log.
+fn command(dir: &Path, arguments: &[&str], log: &mut String) -> String {
+    let mut command = sessiond(dir, arguments.iter().copied().chain(["--database", "s.db"]));
+    command.env(EVERYTHING.0, EVERYTHING.1);
+    let finished = Process::spawn(command).finish();
+    log.push_str(&finished.stderr);
+    finished.exited(0)
+}
+
+/// Sends bytes that are no good request, and waits for the answer or the end.
+fn send_raw(server: &Served, bytes: &str) {
+    let mut connection = TcpStream::connect(server.address()).expect("connected");
+    connection.set_read_timeout(Some(PATIENCE)).expect("set");
+    connection.write_all(bytes.as_bytes()).expect("sent");
+    let mut answer = [0; 12];
+    connection.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer[..10], b"HTTP/1.1 4", "{bytes}");
+}
+
+/// The same id with another secret.
+fn with_wrong_secret(token: &str) -> String {
+    let mut bytes = URL_SAFE_NO_PAD.decode(&token[4..]).expect("base64");
+    bytes[20..].reverse();
+    format!("{}{}", &token[..4], URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// Presents a credential wherever one can be, rightly, wrongly and where none belongs.
+async fn present_everywhere(server: &Served, credential: &str) {
+    let get = |path: &str| server.client.get(format!("{}{path}", server.base));
+    let requests = [
+        get("/v1/session").bearer_auth(credential),
+        get("/v1/me/sessions").bearer_auth(credential),
+        get("/v1/sessions?user_id=ada").bearer_auth(credential),
+        get("/v1/users/ada").bearer_auth(credential),
+        get("/v1/session").header("cookie", format!("__Host-session={credential}; a=b")),
+        get("/v1/me/sessions").header("cookie", format!("__Host-session={credential}")),
+        get("/v1/session").header("authorization", format!("Bearer {credential}x")),
+        get("/v1/session").header("authorization", format!("Bearer {}", &credential[..60])),
+        get("/v1/session").header("authorization", format!("Basic {credential}")),
+        get("/v1/session").header("authorization", format!("bearer  {credential} {credential}")),
+        get("/v1/session").header(
+            "cookie",
+            format!("__Host-session=\"{credential}\"; __Host-session={credential}"),
+        ),
+        get(&format!("/v1/session?token={credential}")),
+        get(&format!("/v1/sessions/{credential}")).bearer_auth(credential),
+        get(&format!("/v1/users/{credential}")),
+        get(&format!("/{credential}")),
+    ];
+    for request in requests {
+        let status = request.send().await.expect("an answer").status();
+        assert!(status.as_u16() < 500, "{status}");
+    }
+    send_raw(
+        server,
+        &format!("GET /v1/session HTTP/1.1\r\nAuthorization: Bearer {credential}\r\nno header\r\n\r\n"),
+    );
+    send_raw(
+        server,
+        &format!("GET /v1/session HTTP/9.1\r\nHost: x\r\nAuthorization: Bearer {credential}\r\n\r\n"),
+    );
+    send_raw(server, &format!("G{{T /{credential} HTTP/1.1\r\nHost: x\r\n\r\n"));
+}
+
+/// Uses the service plane's ways to speak of a token.
+async fn ask_about(server: &Served, key: &str, token: &str) {
+    let bodies = [
+        json!({ "token": token }),
+        json!({ "token": token, "unknown": token }),
+        json!({ "token": [token] }),
+        json!({ token: token }),
+    ];
+    for body in bodies {
+        let (status, answer) = server
+            .call(Method::POST, "/v1/sessions/check", key, Some(body))
+            .await;
+        assert!(status < 500, "{answer}");
+    }
+    let broken = format!("{{\"token\": \"{token}\"");
+    let request = server
+        .client
+        .post(format!("{}/v1/sessions/check", server.base))
+        .bearer_auth(key);
+    let request = request.header("content-type", "application/json").body(broken);
+    assert_eq!(request.send().await.expect("an answer").status(), 400);
+}
+
+#[tokio::test]
+async fn no_token_or_key_is_in_any_file_log_or_metric() {
+    let dir = tempdir().expect("a directory");
+    let mut log = String::new();
+    let first_key = command(dir.path(), &["keys", "create", "before"], &mut log);
+    let mut serve = sessiond(
+        dir.path(),
+        ["serve", "--listen", "127.0.0.1:0", "--database", "s.db"],
+    );
+    serve.env(EVERYTHING.0, EVERYTHING.1);
+    let mut server = Served::start(serve);
+    let second_key = command(dir.path(), &["keys", "create", "beside"], &mut log);
+    let keys = [first_key.trim_end(), second_key.trim_end()];
+
+    let mut tokens = Vec::new();
+    for (key, user) in [
+        (keys[0], "ada"),
+        (keys[1], "ada"),
+        (keys[0], "bob"),
+        (keys[0], "cleo"),
+    ] {
+        let body = json!({ "user_id": user, "user_agent": FIREFOX_ON_LINUX, "auth": { "tags": ["staff"] } });
+        let (id, token) = server.create(key, body).await;
+        tokens.push((id, token));
+    }
+    let wrong = with_wrong_secret(&tokens[0].1);
+    let presented: Vec<&str> = tokens
+        .iter()
+        .map(|(_, token)| token.as_str())
+        .chain(keys)
+        .chain([wrong.as_str()])
+        .collect();
+    for credential in &presented {
+        present_everywhere(&server, credential).await;
+        ask_about(&server, keys[0], credential).await;
+    }
+    let [(id, holder), (other_id, _), (bob_id, bob), (_, cleo)] = tokens.as_slice() else {
+        panic!("four sessions");
+    };
+    let rename = Some(json!({ "name": "Laptop" }));
+    let calls: [(Method, String, &str, Option<Value>, u16); 6] = [
+        (
+            Method::PATCH,
+            format!("/v1/me/sessions/{id}"),
+            holder,
+            rename,
+            200,
+        ),
+        (
+            Method::DELETE,
+            format!("/v1/me/sessions/{other_id}"),
+            holder,
+            None,
+            204,
+        ),
+        (
+            Method::POST,
+            format!("/v1/sessions/{bob_id}/touch"),
+            keys[0],
+            Some(json!({})),
+            200,
+        ),
+        (
+            Method::DELETE,
+            format!("/v1/sessions/{bob_id}"),
+            keys[0],
+            None,
+            204,
+        ),
+        (Method::DELETE, "/v1/session".to_owned(), cleo, None, 204),
+        (Method::GET, "/v1/session".to_owned(), bob, None, 401),
+    ];
+    for (method, path, bearer, body, expected) in calls {
+        let (status, answer) = server.call(method, &path, bearer, body).await;
+        assert_eq!(status, expected, "{path} {answer}");
+    }
+    command(dir.path(), &["keys", "list"], &mut log);
+    command(dir.path(), &["sessions", "list", "--status", "all"], &mut log);
+    let metrics = server.client.get(format!("{}/metrics", server.base)).send().await;
+    let metrics = metrics.expect("an answer").text().await.expect("a text");
+
+    let credentials: Vec<Credential> = presented.iter().map(|text| Credential::of(text)).collect();
+    assert_files_are_clean(dir.path(), &credentials);
+    server.process.kill();
+    assert_files_are_clean(dir.path(), &credentials);
+    log.push_str(&server.process.finish().stderr);
+    assert!(
+        log.contains(" TRACE ") && log.contains(" DEBUG "),
+        "everything was logged: {log}"
+    );
+    assert!(metrics.contains("sessiond_checks_total{"), "{metrics}");
+    for (place, text) in [("the log", &log), ("the metrics", &metrics)] {
+        assert_no_secret(place, text.as_bytes(), &credentials);
+        assert_no_hash(place, text.as_bytes(), &credentials);
+    }
+}
+
+#[tokio::test]
+async fn dev_shows_its_key_on_stdout_and_keeps_and_logs_none() {
+    let dir = tempdir().expect("a directory");
+    let mut dev = sessiond(
+        dir.path(),
+        ["dev", "--listen", "127.0.0.1:0", "--database", "s.db"],
+    );
+    dev.env(EVERYTHING.0, EVERYTHING.1);
+    let mut dev = Served::start(dev);
+    let line = dev.process.stdout.until("export KEY=");
+    let (_, key) = line.trim_end().split_once('=').expect("a key");
+    let url = format!("{}/dev/sign-in", dev.base);
+    let answer = dev
+        .client
+        .post(url)
+        .json(&json!({ "name": "ada" }))
+        .send()
+        .await
+        .expect("an answer");
+    let cookie = answer.headers()["set-cookie"].to_str().expect("text");
+    let (token, _) = cookie
+        .trim_start_matches("sessiond_dev=")
+        .split_once(';')
+        .expect("attributes");
+    let credentials = [Credential::of(token), Credential::of(key)];
+    let request = dev.client.get(format!("{}/v1/me/sessions", dev.base));
+    let request = request.header("cookie", format!("sessiond_dev={token}"));
+    let listed: Value = request
+        .send()
+        .await
+        .expect("an answer")
+        .json()
+        .await
+        .expect("JSON");
+    assert_eq!(text(&listed["sessions"][0]["user_id"]), "ada", "{listed}");
+
+    assert_files_are_clean(dir.path(), &credentials);
+    dev.process.kill();
+    let log = dev.process.finish().stderr;
+    assert!(log.contains(" TRACE "), "everything was logged: {log}");
+    assert_no_secret("the log", log.as_bytes(), &credentials);
+    assert_no_hash("the log", log.as_bytes(), &credentials);
+}
