@@ -663,7 +663,7 @@ async fn tab_is_in_the_address_and_back_and_reload_work() {
 // When something is not as it should be
 
 #[tokio::test]
-async fn page_keeps_what_it_shows_while_the_server_is_away() {
+async fn page_keeps_what_it_shows_while_the_server_is_away_and_tries_again() {
     let mut stage = Stage::set().await;
     let gate = Gate::before(&stage.server).await;
     stage.browser = stage.driver.browser(&gate.base).await;
@@ -687,7 +687,6 @@ async fn page_keeps_what_it_shows_while_the_server_is_away() {
     browser.assert_accessible("the server is away").await;
 
     gate.open();
-    browser.click("[data-banner] [data-action=retry]").await;
     browser
         .until("!document.querySelector('[data-banner]').checkVisibility()")
         .await;
@@ -794,7 +793,18 @@ async fn page_that_waits_for_its_list_says_so_without_a_jump() {
         before,
         "the card is as high as what stood for it"
     );
+    let shifts = browser.execute_async(LAYOUT_SHIFTS, Vec::new()).await;
+    assert_eq!(shifts.expect("a list"), json!([]), "nothing has moved");
 }
+
+/// How far elements have moved by themselves since the page was opened.
+const LAYOUT_SHIFTS: &str = "
+    const done = arguments[arguments.length - 1], shifts = [];
+    const observer = new PerformanceObserver((list) => shifts.push(...list.getEntries()));
+    observer.observe({ type: 'layout-shift', buffered: true });
+    // Entries are told between two frames.
+    requestAnimationFrame(() => requestAnimationFrame(() => done(shifts.concat(observer.takeRecords())
+        .map(({ value, sources }) => [value, sources.map(({ node }) => node?.outerHTML?.slice(0, 100))]))));";
 
 // Widths, places
 
