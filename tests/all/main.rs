@@ -25,6 +25,7 @@ mod crash;
 mod creating;
 mod device_names;
 mod disk_full;
+mod ending;
 mod house;
 mod locations;
 mod operating;
