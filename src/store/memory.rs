@@ -172,13 +172,14 @@ impl State {
         request: &EndRequest,
         committed: &mut Committed,
     ) -> u64 {
-        let sessions = self.of_user(app, user_id, |session| {
-            session.ending.is_none() && Some(session.id) != except
-        });
+        let (kept, sessions): (Vec<_>, Vec<_>) = self
+            .of_user(app, user_id, |session| session.ending.is_none())
+            .into_iter()
+            .partition(|session| Some(session.id) == except);
         let revoked_count = self.end_each(sessions, request, committed);
         if revoked_count > 0 {
-            let except = except.map(|id| id.to_string());
-            let data = serde_json::json!({ "session_count": revoked_count, "except_session_id": except });
+            let kept = kept.first().map(|session| session.id.to_string());
+            let data = serde_json::json!({ "session_count": revoked_count, "except_session_id": kept });
             let event = Event {
                 reason: Some(request.reason.clone()),
                 ended_by: Some(request.by),

@@ -422,6 +422,40 @@ async fn all_but_one_end_and_the_excepted_one_works_on() {
 }
 
 #[tokio::test]
+async fn excepting_what_is_not_the_users_excepts_nothing() {
+    let server = TestServer::start().await;
+    let bob = server.sign_in("bob").await;
+    let gone = server.sign_in("ada").await;
+    assert_eq!(
+        delete(&server, &format!("/v1/sessions/{}", gone.id)).await.status,
+        204
+    );
+    for (case, except) in [
+        ("another user's", &bob.id),
+        ("ended", &gone.id),
+        ("unknown", &UNKNOWN_ID.to_owned()),
+    ] {
+        let ada = server.sign_in("ada").await;
+        let reply = delete(&server, &format!("/v1/users/ada/sessions?except={except}")).await;
+        assert_eq!(reply.json, json!({ "revoked_count": 1 }), "{case}");
+        assert_eq!(server.check(&ada.token).await.status, 401, "{case}");
+        let told = rows(
+            &server,
+            "SELECT data FROM events WHERE type = 'user.sessions_revoked' ORDER BY id DESC LIMIT 1",
+        );
+        let data = json!({ "session_count": 1, "except_session_id": null }).to_string();
+        assert_eq!(
+            told,
+            [json!({ "data": data })],
+            "{case}: nobody's event names somebody else's session"
+        );
+    }
+    assert_eq!(server.check(&bob.token).await.status, 200);
+    let reply = delete(&server, "/v1/users/ada/sessions?except=mine").await;
+    assert_eq!((reply.status, reply.wrong_fields()), (422, vec!["except"]));
+}
+
+#[tokio::test]
 async fn ending_all_of_a_user_who_has_none_is_0_and_no_event() {
     let server = TestServer::start().await;
     server.sign_in("bob").await;

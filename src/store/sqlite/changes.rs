@@ -208,12 +208,14 @@ fn end_all_of_user(
     except: Option<SessionId>,
     request: &EndRequest,
 ) -> rusqlite::Result<u64> {
-    let mut sessions = unended_of_user(batch.connection, app, user_id)?;
-    sessions.retain(|session| Some(session.id) != except);
+    let (kept, sessions): (Vec<_>, Vec<_>) = unended_of_user(batch.connection, app, user_id)?
+        .into_iter()
+        .partition(|session| Some(session.id) == except);
     let revoked_count = end_each(batch, sessions, request)?;
     if revoked_count > 0 {
-        let except = except.map(|id| id.to_string());
-        let data = serde_json::json!({ "session_count": revoked_count, "except_session_id": except });
+        // An id that excepted nothing is left out: the event is this user's, and it may be somebody else's session.
+        let kept = kept.first().map(|session| session.id.to_string());
+        let data = serde_json::json!({ "session_count": revoked_count, "except_session_id": kept });
         let mut event = Event::about_user(app, user_id, EventKind::UserSessionsRevoked, request.now);
         event.reason = Some(request.reason.clone());
         event.ended_by = Some(request.by);
