@@ -32,3 +32,4 @@ mod operating;
 mod races;
 mod secrets;
 mod token_plane;
+mod users_and_lists;
