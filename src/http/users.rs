@@ -62,8 +62,10 @@ pub struct UpdateUser {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<u32>, maximum = 10_000)]
     max_sessions: Option<Option<u32>>,
-    /// Blocking ends all of the user's sessions and refuses new ones.
-    is_blocked: Option<bool>,
+    /// Blocking ends all of the user's sessions and refuses new ones; null unblocks, as nothing set does.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<bool>)]
+    is_blocked: Option<Option<bool>>,
 }
 
 /// Changes a user's settings. A lower maximum takes effect at the next sign-in.
@@ -88,7 +90,7 @@ pub async fn update_user(
     let patch = UserPatch {
         tier: body.tier,
         max_sessions: body.max_sessions,
-        is_blocked: body.is_blocked,
+        is_blocked: body.is_blocked.map(Option::unwrap_or_default),
     };
     let view = state
         .manager

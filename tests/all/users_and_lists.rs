@@ -117,6 +117,22 @@ async fn patch_leaves_what_is_absent_and_clears_what_is_null() {
 }
 
 #[tokio::test]
+async fn null_clears_a_block_as_it_clears_the_rest() {
+    let server = TestServer::start().await;
+    assert_eq!(
+        patch(&server, "/v1/users/ada", json!({ "is_blocked": true }))
+            .await
+            .json["is_blocked"],
+        true
+    );
+
+    let reply = patch(&server, "/v1/users/ada", json!({ "is_blocked": null })).await;
+
+    assert_eq!((reply.status, &reply.json["is_blocked"]), (200, &json!(false)));
+    server.sign_in("ada").await;
+}
+
+#[tokio::test]
 async fn wrong_settings_are_refused_and_nothing_is_changed() {
     let server = TestServer::start().await;
     let cases = [
