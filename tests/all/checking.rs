@@ -644,6 +644,61 @@ async fn many_checks_between_two_ticks_cost_one_transaction() {
     );
 }
 
+#[tokio::test]
+async fn uses_that_cannot_be_written_disturb_no_check_and_are_written_later() {
+    let server = recording_server().await;
+    let ada = server
+        .create(json!({ "user_id": "ada", "idle_timeout_secs": 60 }))
+        .await;
+    let database = rusqlite::Connection::open(server.database()).expect("the database");
+    let refuse = "CREATE TRIGGER refuse BEFORE UPDATE OF last_activity_at ON sessions
+                  BEGIN SELECT RAISE(ABORT, 'inner words'); END";
+    database.execute_batch(refuse).expect("a trigger");
+    for round in 1..=3_u64 {
+        server.advance(50);
+        assert_eq!(
+            server.check(&ada.token).await.json["last_activity_at"],
+            at(round * 50),
+            "{round}"
+        );
+        assert!(server.manager.flush_touches().await.is_err(), "{round}");
+        assert_eq!(
+            metric(&server, "sessiond_touch_flush_failures_total").await,
+            round
+        );
+    }
+    assert_eq!(
+        look(&server, &ada.id).await["status"],
+        "active",
+        "though the row is 90 seconds overdue"
+    );
+    database.execute_batch("DROP TRIGGER refuse").expect("dropped");
+
+    server.tick().await;
+
+    let written = millis_after(150_000).as_millis();
+    assert_eq!(count(&server, "SELECT last_activity_at FROM sessions"), written);
+    assert_eq!(server.check(&ada.token).await.status, 200);
+}
+
+#[tokio::test]
+async fn uses_are_written_when_the_server_stops() {
+    let server = recording_server().await;
+    let ada = server
+        .create(json!({ "user_id": "ada", "ip_address": "192.0.2.1" }))
+        .await;
+    server.advance(50);
+    check_for_caller(&server, json!({ "token": ada.token, "ip_address": "192.0.2.2" })).await;
+
+    let server = server.stop().await.restart().await;
+
+    let session = look(&server, &ada.id).await;
+    assert_eq!(
+        (&session["last_activity_at"], &session["last_ip_address"]),
+        (&json!(at(50)), &json!("192.0.2.2"))
+    );
+}
+
 // Demands
 
 #[tokio::test]

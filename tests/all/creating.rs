@@ -1,7 +1,13 @@
 //! Creating sessions on the service plane: what the answer and the row say, limits, and what is refused.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
+use sessiond::manager::SignIn;
 use sessiond::session::AppName;
+use sessiond::user::UserId;
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
 
 use crate::harness::{FIREFOX_ON_LINUX, Reply, TestServer, events};
 use crate::support::{DAY, HOUR, add_app, at, count, ids, millis_after, rows};
@@ -461,6 +467,45 @@ async fn anonymous_sessions_have_no_limit() {
     let reply = server.check(&first.token).await;
     assert_eq!(reply.status, 200);
     assert_eq!(reply.header("x-session-user-id"), None, "nobody's");
+}
+
+#[tokio::test]
+async fn parallel_creates_never_leave_more_than_the_maximum() {
+    let server = TestServer::start().await;
+    set_user(&server, "ada", json!({ "max_sessions": 3 })).await;
+    let start = Arc::new(Barrier::new(200));
+    let mut creates = JoinSet::new();
+    for _ in 0..200 {
+        let (manager, start) = (Arc::clone(&server.manager), Arc::clone(&start));
+        let sign_in = SignIn {
+            user_id: UserId::parse("ada"),
+            ..SignIn::default()
+        };
+        creates.spawn(async move {
+            start.wait().await;
+            manager
+                .create(&AppName::default_app(), sign_in)
+                .await
+                .expect("created")
+        });
+    }
+
+    let created = creates.join_all().await;
+
+    assert_eq!(user(&server, "ada").await["active_count"], 3);
+    assert_eq!(
+        created
+            .iter()
+            .map(|signed_in| signed_in.evicted.len())
+            .sum::<usize>(),
+        197
+    );
+    let told = rows(
+        &server,
+        "SELECT type, count(*) AS n FROM events GROUP BY type ORDER BY type",
+    );
+    let expected = [("session.created", 200), ("session.evicted", 197)];
+    assert_eq!(told, expected.map(|(kind, n)| json!({ "type": kind, "n": n })));
 }
 
 #[tokio::test]

@@ -559,6 +559,47 @@ async fn everybody_in_the_app_is_ended_in_bounded_batches() {
     );
 }
 
+#[tokio::test]
+async fn overdue_sessions_of_an_app_end_as_expired_with_the_rest() {
+    let server = TestServer::start().await;
+    let overdue = server.create(json!({ "idle_timeout_secs": 10 })).await;
+    let active = server.create(json!({})).await;
+    server.advance(20);
+
+    let reply = delete(&server, "/v1/sessions").await;
+
+    assert_eq!(reply.json, json!({ "revoked_count": 1, "more": false }));
+    assert_eq!(
+        ending(&server, &overdue.id).await,
+        json!(["expired", at(10), "idle_timeout", "timeout"])
+    );
+    assert_eq!(
+        ending(&server, &active.id).await,
+        json!(["revoked", at(20), "logout_all", "app"])
+    );
+}
+
+#[tokio::test]
+async fn session_used_since_its_stored_deadline_is_revoked_and_not_expired() {
+    let server = TestServer::start_with(|config| config.sessions.touch_interval_secs = 0).await;
+    for case in ["one", "of the user", "of the app", "signed out"] {
+        let ada = server
+            .create(json!({ "user_id": "ada", "idle_timeout_secs": 60 }))
+            .await;
+        server.advance(59);
+        assert_eq!(server.check(&ada.token).await.status, 200, "{case}");
+        server.advance(10);
+        let reply = match case {
+            "one" => delete(&server, &format!("/v1/sessions/{}", ada.id)).await,
+            "of the user" => delete(&server, "/v1/users/ada/sessions").await,
+            "of the app" => delete(&server, "/v1/sessions").await,
+            _ => server.delete("/v1/session").bearer(&ada.token).send().await,
+        };
+        assert!([200, 204].contains(&reply.status), "{case}: {}", reply.text);
+        assert_eq!(ending(&server, &ada.id).await[0], "revoked", "{case}");
+    }
+}
+
 // Signing out
 
 #[tokio::test]
