@@ -10,6 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::auth::{self, Holder, Reach, StateData};
 use super::input::{self, Body, Query, present};
 use super::problem::{Problem, ProblemBody};
+use super::session::AppParams;
 use super::session_body::{Audience, SessionBody};
 use super::sessions::{self, SessionPageBody};
 use super::users::{PageParams, RevokedBody};
@@ -30,7 +31,7 @@ async fn person(request: &HttpRequest, state: &State, query: &mut Query) -> Resu
 /// Lists the person's sessions, newest sign-in first, this one included.
 #[utoipa::path(
     get, path = "/v1/me/sessions", tag = "self", security(("session_token" = []), ("session_cookie" = [])),
-    params(PageParams),
+    params(PageParams, AppParams),
     responses(
         (status = 200, description = "A page, without what the application keeps for itself",
          body = SessionPageBody<'static>),
@@ -114,7 +115,7 @@ pub struct ReasonParams {
 #[utoipa::path(
     delete, path = "/v1/me/sessions/{id}", tag = "self",
     security(("session_token" = []), ("session_cookie" = [])),
-    params(("id" = String, Path, description = "The session's id"), ReasonParams),
+    params(("id" = String, Path, description = "The session's id"), ReasonParams, AppParams),
     responses(
         (status = 204, description = "It is over, now or since before"),
         (status = 401, description = "`no_session`, `invalid_token`, `session_ended`, `ambiguous_cookie`",
@@ -161,7 +162,7 @@ pub struct RevokeOwnParams {
 /// Ends the person's sessions, all but this one.
 #[utoipa::path(
     delete, path = "/v1/me/sessions", tag = "self", security(("session_token" = []), ("session_cookie" = [])),
-    params(RevokeOwnParams, ReasonParams),
+    params(RevokeOwnParams, ReasonParams, AppParams),
     responses(
         (status = 200, description = "Ended", body = RevokedBody),
         (status = 401, description = "`no_session`, `invalid_token`, `session_ended`, `ambiguous_cookie`",
@@ -223,7 +224,7 @@ pub struct RenameSession {
 #[utoipa::path(
     patch, path = "/v1/me/sessions/{id}", tag = "self", request_body = RenameSession,
     security(("session_token" = []), ("session_cookie" = [])),
-    params(("id" = String, Path, description = "The session's id")),
+    params(("id" = String, Path, description = "The session's id"), AppParams),
     responses(
         (status = 200, description = "The session as it is now", body = SessionBody<'static>),
         (status = 401, description = "`no_session`, `invalid_token`, `session_ended`, `ambiguous_cookie`",

@@ -1,12 +1,15 @@
 //! The OpenAPI document, made from the handlers.
 
 use actix_web::HttpResponse;
-use utoipa::openapi::RefOr;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::schema::Schema;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::server::Server;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response};
 use utoipa::{Modify, OpenApi};
 
 use super::auth::StateData;
+use super::problem::Code;
 use super::{me, ops, session, sessions, users};
 
 /// Every operation that applications and people use; the operator's own are the command line's matter.
@@ -48,7 +51,7 @@ use super::{me, ops, session, sessions, users};
             the same origin."),
         (name = "operations", description = "For whoever runs the server.")
     ),
-    modifiers(&SecuritySchemes)
+    modifiers(&SecuritySchemes, &Problems)
 )]
 struct Document;
 
@@ -72,10 +75,74 @@ impl Modify for SecuritySchemes {
     }
 }
 
+/// What problems have in common everywhere, said once instead of at every handler.
+struct Problems;
+
+impl Modify for Problems {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        for (path, item) in &mut document.paths.paths {
+            let operations = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete];
+            for operation in operations.into_iter().flatten() {
+                complete(operation, path);
+            }
+        }
+        let schemas = document
+            .components
+            .as_mut()
+            .map(|components| &mut components.schemas);
+        if let Some(RefOr::T(Schema::Object(problem))) = schemas.and_then(|all| all.get_mut("Problem"))
+            && let Some(RefOr::T(Schema::Object(code))) = problem.properties.get_mut("code")
+        {
+            let mut names: Vec<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
+            // An ended session is 401 to its holder and 410 to the backend: two codes of one name, side by side.
+            names.sort_unstable();
+            names.dedup();
+            code.enum_values = Some(names.into_iter().map(Into::into).collect());
+        }
+    }
+}
+
+/// Adds the problems that follow from what the operation takes, and gives every problem its media type.
+fn complete(operation: &mut Operation, path: &str) {
+    let mut common = Vec::new();
+    if operation.request_body.is_some() {
+        let of_bodies = [
+            Code::MalformedJson,
+            Code::RequestTimeout,
+            Code::PayloadTooLarge,
+            Code::UnsupportedMediaType,
+        ];
+        common.extend(of_bodies);
+    }
+    if path.starts_with("/v1/") {
+        common.push(Code::ValidationFailed);
+    }
+    if operation.security.is_some() {
+        common.push(Code::StoreUnavailable);
+    }
+    let responses = &mut operation.responses.responses;
+    for code in common {
+        let response = || RefOr::T(Response::new(format!("`{}`", code.as_str())));
+        responses
+            .entry(code.status().to_string())
+            .or_insert_with(response);
+    }
+    for (_, response) in responses
+        .iter_mut()
+        .filter(|(status, _)| !status.starts_with('2'))
+    {
+        if let RefOr::T(response) = response {
+            let problem = ContentBuilder::new()
+                .schema(Some(Ref::from_schema_name("Problem")))
+                .build();
+            response.content = [("application/problem+json".to_owned(), RefOr::T(problem))].into();
+        }
+    }
+}
+
 /// The document for a server with this base path.
 pub fn document(base_path: &str) -> String {
     let mut document = Document::openapi();
-    name_problems(&mut document);
     document.servers = Some(vec![Server::new(if base_path.is_empty() {
         "/"
     } else {
@@ -84,25 +151,6 @@ pub fn document(base_path: &str) -> String {
     document
         .to_json()
         .expect("the document is made of plain strings and maps")
-}
-
-/// Every refusal is a problem, which has a media type of its own.
-fn name_problems(document: &mut utoipa::openapi::OpenApi) {
-    let operations = document.paths.paths.values_mut().flat_map(|path| {
-        [&mut path.get, &mut path.post, &mut path.patch, &mut path.delete]
-            .into_iter()
-            .flatten()
-    });
-    for (status, response) in operations.flat_map(|operation| operation.responses.responses.iter_mut()) {
-        if let RefOr::T(response) = response
-            && status.starts_with(['4', '5'])
-            && let Some(content) = response.content.shift_remove("application/json")
-        {
-            response
-                .content
-                .insert("application/problem+json".to_owned(), content);
-        }
-    }
 }
 
 /// The OpenAPI document.

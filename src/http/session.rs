@@ -27,14 +27,21 @@ pub struct CheckParams {
     max_auth_age_secs: Option<u64>,
     /// Refuse unless `auth.tags` contains this; may be repeated.
     tag: Option<Vec<String>>,
-    /// The app, if not by host.
+}
+
+/// Which app's session it is.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)]
+pub struct AppParams {
+    /// The app; else the one that lists the request's host, else `default`.
     app: Option<String>,
 }
 
 /// Checks the session of the token, and records the use. HEAD answers the same without a body.
 #[utoipa::path(
     get, path = "/v1/session", tag = "token", security(("session_token" = []), ("session_cookie" = [])),
-    params(CheckParams),
+    params(CheckParams, AppParams),
     responses(
         (status = 200, description = "The session; `X-Session-User-Id` has the percent-encoded user id",
          body = SessionBody<'static>),
@@ -85,6 +92,7 @@ fn header_text(user_id: &str) -> String {
 /// Missing, unknown and ended tokens are fine too. If the ending cannot be made durable it is 503, and the cookie stays.
 #[utoipa::path(
     delete, path = "/v1/session", tag = "token", security(("session_token" = []), ("session_cookie" = [])),
+    params(AppParams),
     responses(
         (status = 204, description = "Signed out"),
         (status = 403, description = "`cross_site`", body = ProblemBody<'static>),
