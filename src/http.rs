@@ -222,7 +222,7 @@ pub async fn edge(
     };
     let mut response = match guarded {
         Ok(()) => next.call(request).await?.map_into_boxed_body(),
-        Err(problem) => request.into_response(HttpResponse::from_error(problem)),
+        Err(problem) => request.error_response(problem),
     };
     if let Some(error) = response.response().error() {
         let status = response.status();
