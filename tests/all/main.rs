@@ -14,6 +14,7 @@ mod support;
 #[allow(dead_code)]
 mod wire;
 
+mod addresses;
 mod bad_input;
 mod browser;
 mod cache;
@@ -24,6 +25,7 @@ mod contract;
 mod cookies_and_csrf;
 mod crash;
 mod creating;
+mod dev_mode;
 mod device_names;
 mod disk_full;
 mod edge;
