@@ -9,8 +9,8 @@ use serde_json::json;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 
-use crate::harness::{PATIENCE, open_database};
-use crate::process::{Served, call, create_key, text};
+use crate::harness::{PATIENCE, eventually, open_database};
+use crate::process::{Served, call, create_key, sessiond, text};
 
 /// How often the server is killed.
 const KILLS: usize = 24;
@@ -188,4 +188,38 @@ async fn acknowledged_changes_survive_kill_9_under_load() {
     };
     assert_eq!(events_that_differ("session.created", "TRUE"), 0);
     assert_eq!(events_that_differ("session.revoked", "ended_at IS NOT NULL"), 0);
+}
+
+#[tokio::test]
+async fn written_touch_survives_kill_9() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let key = create_key(dir.path());
+    let mut serve = sessiond(
+        dir.path(),
+        ["serve", "--listen", "127.0.0.1:0", "--database", "s.db"],
+    );
+    serve
+        .env("SESSIOND_SESSIONS__TOUCH_INTERVAL_SECS", "0")
+        .env("SESSIOND_SESSIONS__FLUSH_INTERVAL_MS", "10");
+    let mut server = Served::start(serve);
+    let (id, token) = server.create(&key, json!({ "user_id": "ada" })).await;
+    let path = format!("/v1/sessions/{id}/touch");
+    let body = json!({ "ip_address": "203.0.113.9" });
+    let (status, touched) = server.call(Method::POST, &path, &key, Some(body)).await;
+    assert_eq!(status, 200, "{touched}");
+    let is_written = || {
+        let database = open_database(&dir.path().join("s.db"));
+        let sql = "SELECT ip_address IS NOT NULL FROM sessions";
+        database
+            .query_row(sql, [], |row| row.get::<_, bool>(0))
+            .expect("a row")
+    };
+    eventually("the tick writes it", async || is_written()).await;
+    server.process.kill();
+
+    let server = Served::serve(dir.path());
+    let (_, session) = server.get("/v1/session?touch=false", &token).await;
+    assert_eq!(session["ip_address"], "203.0.113.9");
+    assert_eq!(session["last_activity_at"], touched["last_activity_at"]);
+    assert_eq!(session["expires_at"], touched["expires_at"]);
 }

@@ -139,8 +139,8 @@ fn read_answer(connection: &mut TcpStream) -> String {
     answer + &String::from_utf8(body).expect("text")
 }
 
-#[test]
-fn running_request_ends_before_the_server_does() {
+#[tokio::test]
+async fn running_request_ends_before_the_server_does_and_no_new_one_begins() {
     for signal in ["TERM", "INT"] {
         let dir = a_directory();
         let key = create_key(dir.path());
@@ -158,6 +158,10 @@ fn running_request_ends_before_the_server_does() {
 
         server.process.signal(signal);
         server.process.stderr.until("stopping");
+        eventually("nobody can connect", async || {
+            TcpStream::connect(server.address()).is_err()
+        })
+        .await;
         connection.write_all(br#"{"user_id":"ada"}"#).expect("sent");
         assert!(
             read_answer(&mut connection).starts_with("HTTP/1.1 201"),
