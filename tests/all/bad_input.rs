@@ -1199,3 +1199,99 @@ async fn strange_but_well_formed_heads_are_answered_below_500() {
     }
     scene.assert_nothing_changed().await;
 }
+
+#[tokio::test]
+async fn body_that_nobody_read_is_never_taken_for_a_request() {
+    let scene = Scene::set().await;
+    let hidden = format!(
+        "DELETE /v1/session HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n",
+        scene.ada.token
+    );
+    let heads = [
+        "POST /v1/sessions HTTP/1.1\r\nHost: x\r\n",
+        "POST /nowhere HTTP/1.1\r\nHost: x\r\n",
+        "PUT /v1/session HTTP/1.1\r\nHost: x\r\n",
+        "GET /healthz HTTP/1.1\r\nHost: x\r\n",
+        "DELETE /v1/session HTTP/1.1\r\nHost: x\r\n",
+    ];
+    for head in heads {
+        let by_length = format!("{head}Content-Length: {}\r\n\r\n{hidden}", hidden.len());
+        let in_chunks = format!(
+            "{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{hidden}\r\n0\r\n\r\n",
+            hidden.len()
+        );
+        for request in [by_length, in_chunks] {
+            let mut wire = Wire::open(&scene.server).await;
+            wire.send(request.as_bytes()).await;
+            wire.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Request-Id: next\r\n\r\n")
+                .await;
+            wire.answer().await.expect("an answer");
+            // The server may hang up instead.
+            if let Some(next) = wire.answer().await {
+                assert_eq!(next.status, 200, "{request}: {}", next.head);
+                assert!(
+                    next.head.contains("x-request-id: next"),
+                    "{request}: {}",
+                    next.head
+                );
+            }
+        }
+    }
+    scene.assert_nothing_changed().await;
+}
+
+#[tokio::test]
+async fn operator_socket_refuses_bad_input_and_has_no_other_plane() {
+    let scene = Scene::set().await;
+    let id = scene.ada.id.as_str();
+    let cases = [
+        ("POST", "/v1/keys", "{", 400, "malformed_json"),
+        ("POST", "/v1/keys", "{}", 422, r#""field":"name""#),
+        ("POST", "/v1/keys", r#"["backend"]"#, 422, r#""field":"body""#),
+        ("POST", "/v1/keys", r#"{"name":""}"#, 422, r#""field":"name""#),
+        ("POST", "/v1/keys", r#"{"name":"a\nb"}"#, 422, r#""field":"name""#),
+        (
+            "POST",
+            "/v1/keys",
+            r#"{"name":"x","app":"default"}"#,
+            422,
+            r#""field":"app""#,
+        ),
+        (
+            "POST",
+            "/v1/keys?app=nowhere",
+            r#"{"name":"x"}"#,
+            422,
+            r#""field":"app""#,
+        ),
+        ("POST", "/v1/keys?x=1", r#"{"name":"x"}"#, 422, r#""field":"x""#),
+        ("GET", "/v1/keys?limit=1", "", 422, r#""field":"limit""#),
+        ("PUT", "/v1/keys", "", 405, "GET, POST"),
+        ("DELETE", "/v1/keys/x", "", 404, "not_found"),
+        ("DELETE", &format!("/v1/keys/{id}"), "", 404, "not_found"),
+        ("DELETE", "/v1/sessions?app=nowhere", "", 422, r#""field":"app""#),
+        ("DELETE", "/v1/sessions/x", "", 404, "not_found"),
+        ("GET", "/v1/session", "", 404, "not_found"),
+        ("GET", "/v1/me/sessions", "", 404, "not_found"),
+        ("GET", "/metrics", "", 404, "not_found"),
+        ("GET", "/", "", 404, "not_found"),
+        ("POST", "/dev/clock", r#"{"advance_secs":1}"#, 404, "not_found"),
+    ];
+    for (method, path, body, status, text) in cases {
+        let mut wire = Wire::open_operator(&scene.server).await;
+        let head = "Host: x\r\nContent-Type: application/json";
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        wire.send(request.as_bytes()).await;
+        let answer = wire.answer().await.expect("an answer");
+        assert_eq!(answer.status, status, "{method} {path} {body}: {}", answer.body);
+        assert!(
+            answer.body.contains(text),
+            "{method} {path} {body}: {}",
+            answer.body
+        );
+    }
+    scene.assert_nothing_changed().await;
+}

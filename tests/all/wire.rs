@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+use sessiond::server::beside;
 
 use crate::harness::{PATIENCE, TestServer, open_database};
 
@@ -16,25 +18,46 @@ pub struct RawAnswer {
     pub body: String,
 }
 
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
 /// A connection to a server.
-pub struct Wire(TcpStream);
+pub struct Wire {
+    stream: Box<dyn Stream>,
+    /// What was read beyond the last answer.
+    rest: Vec<u8>,
+}
 
 impl Wire {
     pub async fn open(server: &TestServer) -> Self {
         let authority = server.base.strip_prefix("http://").expect("a URL");
         let authority = authority.split('/').next().expect("an authority");
-        Self(TcpStream::connect(authority).await.expect("a connection"))
+        Self::over(TcpStream::connect(authority).await.expect("a connection"))
+    }
+
+    /// Opens the operator socket.
+    pub async fn open_operator(server: &TestServer) -> Self {
+        let path = beside(&server.database(), ".sock");
+        Self::over(UnixStream::connect(path).await.expect("a connection"))
+    }
+
+    fn over(stream: impl Stream + 'static) -> Self {
+        Self {
+            stream: Box::new(stream),
+            rest: Vec::new(),
+        }
     }
 
     /// Sends bytes. That the server has hung up meanwhile is for the one to find who reads.
     pub async fn send(&mut self, bytes: &[u8]) {
-        let sent = tokio::time::timeout(PATIENCE, self.0.write_all(bytes)).await;
+        let sent = tokio::time::timeout(PATIENCE, self.stream.write_all(bytes)).await;
         drop(sent.expect("the server takes bytes or hangs up"));
     }
 
     /// Says that nothing more will be sent.
     pub async fn end(&mut self) {
-        drop(self.0.shutdown().await);
+        drop(self.stream.shutdown().await);
     }
 
     /// Reads one answer; `None` if the server hung up without any.
@@ -44,7 +67,7 @@ impl Wire {
     }
 
     async fn read_answer(&mut self) -> Option<RawAnswer> {
-        let mut bytes = Vec::new();
+        let mut bytes = std::mem::take(&mut self.rest);
         let head_len = loop {
             if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
                 break at + 4;
@@ -66,7 +89,9 @@ impl Wire {
         let length = head
             .lines()
             .find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
-        while bytes.len() < head_len + length.unwrap_or(0) && self.read_more(&mut bytes).await {}
+        let end = head_len + length.unwrap_or(0);
+        while bytes.len() < end && self.read_more(&mut bytes).await {}
+        self.rest = bytes.split_off(end.min(bytes.len()));
         Some(RawAnswer {
             status: status.expect("a status"),
             body: String::from_utf8(bytes[head_len..].to_vec()).expect("text"),
@@ -76,7 +101,7 @@ impl Wire {
 
     async fn read_more(&mut self, bytes: &mut Vec<u8>) -> bool {
         let mut some = [0; 4096];
-        match self.0.read(&mut some).await {
+        match self.stream.read(&mut some).await {
             Ok(0) | Err(_) => false,
             Ok(len) => {
                 bytes.extend_from_slice(&some[..len]);
