@@ -1376,3 +1376,58 @@ async fn ids_carry_their_time_and_grow_within_a_millisecond() {
         last = id;
     }
 }
+
+// The backend's question
+
+#[tokio::test]
+async fn wrong_question_of_a_backend_is_an_error_of_the_call_and_no_use() {
+    let server = recording_server().await;
+    let ada = server.sign_in("ada").await;
+    server.advance(5);
+    let token = &ada.token;
+    let cases = [
+        ("token", json!({})),
+        ("token", json!({ "token": null })),
+        ("token", json!({ "token": 7 })),
+        ("touch", json!({ "token": token, "touch": "no" })),
+        ("tags", json!({ "token": token, "tags": "staff" })),
+        ("tags[1]", json!({ "token": token, "tags": ["a", 1] })),
+        (
+            "max_auth_age_secs",
+            json!({ "token": token, "max_auth_age_secs": -1 }),
+        ),
+        (
+            "max_auth_age_secs",
+            json!({ "token": token, "max_auth_age_secs": "60" }),
+        ),
+        ("ip_address", json!({ "token": token, "ip_address": 1 })),
+        ("app", json!({ "token": token, "app": "default" })),
+        (
+            "idempotency_key",
+            json!({ "token": token, "idempotency_key": "k" }),
+        ),
+    ];
+    for (field, body) in cases {
+        let reply = server
+            .post("/v1/sessions/check", body.clone())
+            .key(&server.key)
+            .send()
+            .await;
+        assert_eq!(
+            (reply.status, reply.wrong_fields()),
+            (422, vec![field]),
+            "{body}: {}",
+            reply.text
+        );
+    }
+    let no_key = server
+        .post("/v1/sessions/check", json!({ "token": token }))
+        .send()
+        .await;
+    no_key.assert_problem(401, "invalid_api_key");
+    let query = server
+        .post("/v1/sessions/check?touch=false", json!({ "token": token }))
+        .key(&server.key);
+    assert_eq!(query.send().await.wrong_fields(), ["touch"]);
+    assert_eq!(look(&server, &ada.id).await["last_activity_at"], at(0));
+}
