@@ -117,7 +117,7 @@ pub struct LocationConfig {
 /// `[ops]`: operations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpsConfig {
-    /// The peers that may read metrics besides this machine (none).
+    /// Who may read metrics besides this machine (none).
     pub allow: Vec<IpNet>,
 }
 

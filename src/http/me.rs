@@ -3,7 +3,7 @@
 //! For an anonymous session "own" is that session alone. Somebody else's session looks like one that does not exist.
 
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -147,7 +147,20 @@ pub async fn revoke_own_session(request: HttpRequest, state: StateData) -> Resul
             },
         )
         .await?;
-    Ok(HttpResponse::NoContent().finish())
+    let mut response = HttpResponse::NoContent();
+    if id == holder.session().id {
+        clear_cookie(&mut response, &holder, &state);
+    }
+    Ok(response.finish())
+}
+
+/// Takes the cookie of an ended session from the browser that sent it.
+fn clear_cookie(response: &mut HttpResponseBuilder, holder: &Holder, state: &State) {
+    if holder.is_by_cookie
+        && let Some(config) = state.manager.app(&holder.app)
+    {
+        response.insert_header((header::SET_COOKIE, cookie::clear(&config.cookie)));
+    }
 }
 
 /// Which of them.
@@ -201,11 +214,8 @@ pub async fn revoke_own_sessions(request: HttpRequest, state: StateData) -> Resu
         None => 0,
     };
     let mut response = HttpResponse::Ok();
-    if include_current
-        && holder.is_by_cookie
-        && let Some(config) = state.manager.app(&holder.app)
-    {
-        response.insert_header((header::SET_COOKIE, cookie::clear(&config.cookie)));
+    if include_current {
+        clear_cookie(&mut response, &holder, &state);
     }
     Ok(json(response, &RevokedBody { revoked_count }))
 }

@@ -579,8 +579,10 @@ pub struct UpdateSession {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
     name: Option<Option<String>>,
-    /// Whether the app trusts the device.
-    is_trusted: Option<bool>,
+    /// Whether the app trusts the device; null takes the trust back.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<bool>)]
+    is_trusted: Option<Option<bool>>,
     /// What the application keeps about the sign-in, replaced whole; null clears it.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<Object>)]
@@ -617,7 +619,7 @@ pub async fn update_session(
     }
     let patch = SessionPatch {
         name: body.name,
-        is_trusted: body.is_trusted,
+        is_trusted: body.is_trusted.map(Option::unwrap_or_default),
         auth,
     };
     Ok(one(

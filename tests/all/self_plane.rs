@@ -198,6 +198,23 @@ async fn person_ends_their_current_session_by_id() {
 }
 
 #[tokio::test]
+async fn cookie_of_the_ended_current_session_is_cleared() {
+    let server = TestServer::start().await;
+    let (ada, other) = (server.sign_in("ada").await, server.sign_in("ada").await);
+    for (id, is_cleared) in [(other.id, false), (ada.id, true)] {
+        let path = format!("/v1/me/sessions/{id}");
+        let reply = server.delete(&path).cookie(&ada.token).same_origin().send().await;
+        assert_eq!(reply.status, 204, "{}", reply.text);
+        let set_cookie = reply.header("set-cookie").unwrap_or_default();
+        assert_eq!(
+            set_cookie.starts_with("__Host-session=; Max-Age=0"),
+            is_cleared,
+            "{set_cookie}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn person_ends_all_others_and_nobody_elses() {
     let server = TestServer::start_with(add_shop).await;
     let shop_key = server.key_of("shop").await;

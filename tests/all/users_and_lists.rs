@@ -851,3 +851,18 @@ async fn key_of_an_app_that_is_no_longer_configured_is_refused() {
         .await
         .assert_problem(401, "invalid_api_key");
 }
+
+#[tokio::test]
+async fn null_takes_trust_back() {
+    let server = TestServer::start().await;
+    let path = format!("/v1/sessions/{}", server.sign_in("ada").await.id);
+    for (given, expected) in [(json!(true), true), (json!(null), false)] {
+        let reply = patch(&server, &path, json!({ "is_trusted": given })).await;
+        assert_eq!(
+            (reply.status, &reply.json["is_trusted"]),
+            (200, &json!(expected)),
+            "{}",
+            reply.text
+        );
+    }
+}
