@@ -71,23 +71,7 @@ impl Fixture {
     fn events(&self) -> Vec<EventRow> {
         match &self.kind {
             Kind::Sqlite(dir) => event_rows(&database_in(dir)),
-            Kind::Memory(memory) => memory
-                .events()
-                .into_iter()
-                .map(|event| EventRow {
-                    kind: event.kind.as_str().to_owned(),
-                    occurred_at: event.occurred_at,
-                    app: event.app.to_string(),
-                    user_id: event.user_id.map(|user| user.to_string()),
-                    session_id: event.session_id,
-                    reason: event.reason.map(|reason| reason.as_str().to_owned()),
-                    ended_by: event.ended_by.map(|by| by.as_str().to_owned()),
-                    device_info: event.device_info,
-                    ip_address: event.ip_address.map(|address| address.to_string()),
-                    location: event.location,
-                    data: event.data,
-                })
-                .collect(),
+            Kind::Memory(memory) => memory.events().into_iter().map(EventRow::from).collect(),
         }
     }
 

@@ -32,6 +32,7 @@ mod edge;
 mod ending;
 mod house;
 mod locations;
+mod model;
 mod openapi;
 mod operating;
 mod races;

@@ -9,6 +9,7 @@ use std::task::Poll;
 use sessiond::clock::{Clock, Timestamp};
 use sessiond::config::Config;
 use sessiond::error::Error;
+use sessiond::event::Event;
 use sessiond::manager::{CheckAnswer, Demands, Refusal, SessionManager, SignIn, SignedIn, Use};
 use sessiond::metrics::Metrics;
 use sessiond::session::{
@@ -137,6 +138,24 @@ pub struct EventRow {
     pub ip_address: Option<String>,
     pub location: Option<String>,
     pub data: Option<String>,
+}
+
+impl From<Event> for EventRow {
+    fn from(event: Event) -> Self {
+        Self {
+            kind: event.kind.as_str().to_owned(),
+            occurred_at: event.occurred_at,
+            app: event.app.to_string(),
+            user_id: event.user_id.map(|user| user.to_string()),
+            session_id: event.session_id,
+            reason: event.reason.map(|reason| reason.as_str().to_owned()),
+            ended_by: event.ended_by.map(|by| by.as_str().to_owned()),
+            device_info: event.device_info,
+            ip_address: event.ip_address.map(|address| address.to_string()),
+            location: event.location,
+            data: event.data,
+        }
+    }
 }
 
 /// All events of a database, oldest first.
