@@ -26,7 +26,7 @@ export class CardList {
 		$$('.ghost', this.#place).forEach((ghost) => ghost.remove());
 		this.isFilled = true;
 		let before, first;
-		for (const session of sessions.toSorted((a, b) => (a[key] < b[key] ? 1 : -1))) {
+		for (const session of sessions.toSorted((a, b) => (a[key] < b[key] ? 1 : a[key] > b[key] ? -1 : 0))) {
 			let card = this.get(session.id);
 			if (card) card.update(session, now);
 			else {
