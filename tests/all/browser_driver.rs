@@ -394,11 +394,11 @@ impl Browser {
     }
 }
 
-/// Rule, and the elements that break it.
+/// Rule, and the elements that break it or may do so: what it cannot decide is to be made decidable.
 const FIND_FAULTS: &str = "
     const [rules, done] = arguments;
-    axe.run(document, { ...rules, resultTypes: ['violations'] }).then(
-        ({ violations }) => done(violations.map(({ id, help, nodes }) =>
+    axe.run(document, { ...rules, resultTypes: ['violations', 'incomplete'] }).then(
+        ({ violations, incomplete }) => done(violations.concat(incomplete).map(({ id, help, nodes }) =>
             ({ id, help, nodes: nodes.map(({ html, failureSummary }) => [html, failureSummary]) }))),
         (error) => done(String(error)));";
 
