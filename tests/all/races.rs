@@ -519,23 +519,24 @@ async fn sweep_held_between_due_touches_and_endings_spares_what_was_used() {
 
 #[tokio::test]
 async fn touch_written_while_a_row_is_read_is_not_lost_to_the_reader() {
-    let m = with_tiny_cache().await;
-    let ada = m.sign_in("ada").await;
-    m.advance(90);
-    m.use_token(&ada.token).await;
-    m.advance(20);
-    crowd_out(&m).await;
-    let mut held = m.probe.after_find.hold_next();
-    let reader = m.spawn_check(&ada.token, Use::Look);
-    held.arrived().await;
-    m.manager.flush_touches().await.expect("flushed");
-    held.let_go();
-    assert_eq!(
-        soon("the reader", reader).await.expect("an answer"),
-        Checked::Active(at(90)),
-        "the row it had read was over"
-    );
-    assert_eq!(m.look_at(&ada.token).await, Checked::Active(at(90)));
+    for (case, secs_later) in [("the row is active", 5), ("the row is over", 20)] {
+        let m = with_tiny_cache().await;
+        let ada = m.sign_in("ada").await;
+        m.advance(90);
+        m.use_token(&ada.token).await;
+        crowd_out(&m).await;
+        m.advance(secs_later);
+        let mut held = m.probe.after_find.hold_next();
+        let reader = m.spawn_check(&ada.token, Use::Look);
+        held.arrived().await;
+        assert_eq!(m.stored(ada.session.id).await.last_activity_at, at(0), "{case}");
+        m.manager.flush_touches().await.expect("flushed");
+        held.let_go();
+        let answer = soon("the reader", reader).await.expect("an answer");
+        assert_eq!(answer, Checked::Active(at(90)), "{case}");
+        assert_eq!(m.look_at(&ada.token).await, Checked::Active(at(90)), "{case}");
+        assert_eq!(m.probe.finds(), 4, "{case}: ada, the other, and ada twice");
+    }
 }
 
 #[tokio::test]
@@ -650,8 +651,13 @@ async fn evicted_copy_keeps_the_latest_use() {
     m.use_token(&ada.token).await;
     crowd_out(&m).await;
     assert_eq!(m.look_at(&ada.token).await, Checked::Active(at(50)));
-    m.advance(70);
     crowd_out(&m).await;
+    m.advance(70);
+    assert_eq!(
+        m.stored(ada.session.id).await.last_activity_at,
+        at(0),
+        "still in memory"
+    );
     assert_eq!(
         m.look_at(&ada.token).await,
         Checked::Active(at(50)),
