@@ -717,14 +717,15 @@ pub struct Touch {
 
 impl Touch {
     /// The addresses in the order in which they were seen.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.first_address.into_iter().chain(self.last_address)
     }
 
     /// Takes out the addresses of an earlier state of this touch, which was written: told again, they would be news.
     pub fn take_out(&mut self, written: &Self) {
         // A touch may be written twice; by the second time this may be another one, begun after the first.
-        if written.first_address.is_some() && written.first_address == self.first_address {
+        let is_earlier_state = written.first_address.is_some() && written.first_address == self.first_address;
+        if is_earlier_state && !self.is_return() {
             self.first_address = self
                 .last_address
                 .filter(|address| written.last_address != Some(*address));
@@ -732,11 +733,30 @@ impl Touch {
         }
     }
 
+    /// Whether the latest address is the first one again, after others that are not kept.
+    fn is_return(&self) -> bool {
+        self.last_address.is_some() && self.last_address == self.first_address
+    }
+
     /// The session as it is after these uses.
     pub fn apply(&self, session: &mut Session) {
+        self.apply_telling(session, |_| {});
+    }
+
+    /// The same; `tell` is called with the session after each address that is another than the one before.
+    pub fn apply_telling(&self, session: &mut Session, mut tell: impl FnMut(&Session)) {
         session.record_use(self.at, None);
-        self.addresses()
-            .for_each(|address| session.record_use(self.at, Some(address)));
+        for address in self.addresses() {
+            let is_news = session.ip_address.is_some() && session.is_new_address(address);
+            session.record_use(self.at, Some(address));
+            if is_news {
+                tell(session);
+            }
+        }
+        if self.is_return() && session.last_ip_address != self.last_address {
+            session.last_ip_address = self.last_address;
+            tell(session);
+        }
     }
 }
 

@@ -267,15 +267,10 @@ impl State {
         else {
             return;
         };
-        session.record_use(touch.at, None);
         let mut news = Vec::new();
-        for address in touch.addresses() {
-            let is_news = session.ip_address.is_some() && session.is_new_address(address);
-            session.record_use(touch.at, Some(address));
-            if is_news {
-                news.push(Event::about(session, EventKind::SessionActivity, touch.at));
-            }
-        }
+        touch.apply_telling(session, |session| {
+            news.push(Event::about(session, EventKind::SessionActivity, touch.at));
+        });
         news.into_iter().for_each(|event| self.record(event, now));
     }
 }

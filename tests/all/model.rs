@@ -808,3 +808,40 @@ proptest! {
         }
     }
 }
+
+/// Sequences that once were answered differently.
+#[test]
+fn what_once_differed_does_so_no_more() {
+    let create = Op::Create {
+        user: 1,
+        app: 0,
+        tier: None,
+        timeouts: (None, None),
+        remember: false,
+        address: None,
+        verified_secs_ago: None,
+        is_furnished: false,
+    };
+    let check = |address| Op::Check {
+        session: 0,
+        in_own_app: true,
+        usage: Some(address),
+        is_secret_right: true,
+        max_auth_age_secs: None,
+        wants_tag: false,
+    };
+    let back_at_its_first_address = [
+        create,
+        check(Some(1)),
+        check(Some(0)),
+        check(Some(1)),
+        Op::Restart,
+        check(None),
+    ];
+    let setting = Setting {
+        cache_capacity: 2,
+        touch_interval_secs: 60,
+        flushes_always: false,
+    };
+    assert_eq!(block_on(&back_at_its_first_address, setting), Ok(()));
+}

@@ -297,18 +297,12 @@ fn write_touch_with_addresses(batch: &Batch<'_>, touch: &Touch, now: Timestamp) 
     if session.ending.is_some() {
         return Ok(());
     }
-    session.record_use(touch.at, None);
-    for address in touch.addresses() {
-        let is_news = session.ip_address.is_some() && session.is_new_address(address);
-        session.record_use(touch.at, Some(address));
-        if is_news {
-            write_event(
-                batch.connection,
-                &Event::about(&session, EventKind::SessionActivity, touch.at),
-                now,
-            )?;
-        }
-    }
+    let mut news = Vec::new();
+    touch.apply_telling(&mut session, |session| {
+        news.push(Event::about(session, EventKind::SessionActivity, touch.at));
+    });
+    news.iter()
+        .try_for_each(|event| write_event(batch.connection, event, now))?;
     batch
         .connection
         .prepare_cached(

@@ -401,6 +401,29 @@ async fn touch_with_addresses_keeps_the_first_and_tells_of_news(f: Fixture) {
         );
         assert_eq!(f.count("session.activity"), activities, "{case}");
     }
+
+    let bob = put(store, new_session("bob", at(0))).await.id;
+    let there_and_back = Touch {
+        first_address: Some(home),
+        last_address: Some(home),
+        ..touch(bob, at(6))
+    };
+    for writes in 1..=2 {
+        store
+            .write_touches(vec![there_and_back], at(9))
+            .await
+            .expect("written");
+        let stored = found(store, bob).await;
+        assert_eq!(
+            (
+                stored.ip_address,
+                stored.last_ip_address,
+                f.count("session.activity")
+            ),
+            (Some(home), Some(home), 5),
+            "written {writes} times"
+        );
+    }
 }
 
 async fn user_settings_are_merged(f: Fixture) {
