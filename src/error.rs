@@ -65,6 +65,14 @@ impl Error {
         Self::Store(source.into().into())
     }
 
+    /// The same failure for another caller of the same batch; anything but a failure of the store has one caller.
+    pub(crate) fn another(&self) -> Self {
+        match self {
+            Self::Store(source) => Self::Store(source.clone()),
+            other => Self::store(other.to_string()),
+        }
+    }
+
     /// One wrong field.
     pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Invalid(vec![FieldError::new(field, message)])

@@ -282,7 +282,8 @@ pub struct AppList {
     pub limit: usize,
 }
 
-/// A page of an app's sessions. Without counts: those of a whole app are not a bounded piece of work.
+/// A page of an app's sessions. Without counts: those of a whole app are not a bounded piece of work. A page looks at a
+/// bounded number of rows, so that it may be short, or empty, and still have a next one.
 #[derive(Debug, Clone)]
 pub struct AppPage {
     /// The sessions.

@@ -41,16 +41,20 @@ pub async fn run(manager: Arc<SessionManager>, every: Duration, mut stop: watch:
     }
 }
 
-/// One tick: touches, then deadlines, then old rows.
+/// One tick: touches, then deadlines, then old rows. What fails keeps nothing else from being done.
 pub async fn tick(manager: &SessionManager) -> Result<(), Error> {
-    manager.flush_touches().await?;
+    let flushed = manager.flush_touches().await;
+    let expired = in_batches(|| manager.expire_overdue(BATCH_LEN)).await;
+    let purged = in_batches(|| manager.purge_old(BATCH_LEN)).await;
+    flushed.and(expired).and(purged)
+}
+
+async fn in_batches<F>(mut batch: impl FnMut() -> F) -> Result<(), Error>
+where
+    F: Future<Output = Result<usize, Error>>,
+{
     for _ in 0..BATCHES_PER_TICK_MAX {
-        if manager.expire_overdue(BATCH_LEN).await? < BATCH_LEN {
-            break;
-        }
-    }
-    for _ in 0..BATCHES_PER_TICK_MAX {
-        if manager.purge_old(BATCH_LEN).await? < BATCH_LEN {
+        if batch().await? < BATCH_LEN {
             break;
         }
     }

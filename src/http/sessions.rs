@@ -388,7 +388,8 @@ pub struct ListSessions {
 
 /// Lists the app's sessions, newest first.
 ///
-/// With `user_id` it is that user's list, with counts; else without, as counting a whole app is not bounded work.
+/// With `user_id` it is that user's list, with counts; else without, as counting a whole app is not bounded work. A page
+/// looks at 5,000 sessions at most: it may be short, or empty, and still have a `next_cursor`.
 #[utoipa::path(
     get, path = "/v1/sessions", tag = "service", security(("api_key" = [])), params(ListSessions),
     responses(

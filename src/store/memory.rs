@@ -330,7 +330,7 @@ impl SessionStore for MemoryStore {
             Scope::User { user_id, except } => {
                 if request.reason.as_str() == Reason::CREDENTIALS_CHANGED {
                     let settings = state.users.entry((app.clone(), user_id.clone())).or_default();
-                    settings.credentials_changed_at = Some(request.now);
+                    settings.credentials_changed_at = settings.credentials_changed_at.max(Some(request.now));
                 }
                 let revoked_count = state.end_all_of_user(&app, &user_id, except, &request, committed);
                 BulkEnding {

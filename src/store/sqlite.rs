@@ -20,7 +20,12 @@ use std::time::Duration;
 
 use r2d2::Pool;
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::{Connection, OpenFlags, backup::Backup};
+use rusqlite::{
+    Connection, OpenFlags,
+    backup::{Backup, StepResult},
+};
+
+use tokio::sync::Semaphore;
 
 use super::{
     Answer, AppList, AppPage, BulkEnding, Creation, EndRequest, Hooks, KeyRecord, NewSession, Outcome, Owner,
@@ -98,6 +103,8 @@ pub enum OpenError {
 pub struct SqliteStore {
     writer: Writer,
     readers: Pool<SqliteConnectionManager>,
+    /// Who may read for a while: one connection fewer than there are, so that lists never keep a check waiting.
+    long_reads: Arc<Semaphore>,
 }
 
 impl SqliteStore {
@@ -138,7 +145,12 @@ impl SqliteStore {
                 source,
             })?;
         let writer = Writer::start(connection, checkpointer, last_id, options.queue_len_max);
-        Ok(Self { writer, readers })
+        let long_reads = (options.read_pool as usize).saturating_sub(1).max(1);
+        Ok(Self {
+            writer,
+            readers,
+            long_reads: Arc::new(Semaphore::new(long_reads)),
+        })
     }
 
     /// Limits the file to so many pages, as a full disk would. For tests of what happens then.
@@ -158,19 +170,43 @@ impl SqliteStore {
     ) -> Answer<T> {
         match self.readers.try_get() {
             Some(connection) => Box::pin(std::future::ready(work(&connection).map_err(Error::store))),
-            None => self.read_blocking(work),
+            None => self.read_elsewhere(work),
         }
     }
 
-    /// Runs a read that may take a while where it may block.
+    /// Runs a read that may take a while where it may block, as one of a few.
     fn read_blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Answer<T> {
+        let long_reads = Arc::clone(&self.long_reads);
         let readers = self.readers.clone();
-        let task = move || work(&*readers.get().map_err(Error::store)?).map_err(Error::store);
-        Box::pin(async move { tokio::task::spawn_blocking(task).await.map_err(Error::store)? })
+        Box::pin(async move {
+            let permit = long_reads.acquire_owned().await.map_err(Error::store)?;
+            // The permit goes along: a caller that goes away does not end the read.
+            let work = move |connection: &Connection| {
+                let _permit = permit;
+                work(connection)
+            };
+            read_on(readers, work).await
+        })
     }
+
+    /// Runs a short read where it may block.
+    fn read_elsewhere<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Answer<T> {
+        Box::pin(read_on(self.readers.clone(), work))
+    }
+}
+
+async fn read_on<T: Send + 'static>(
+    readers: Pool<SqliteConnectionManager>,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+) -> Result<T, Error> {
+    let task = move || work(&*readers.get().map_err(Error::store)?).map_err(Error::store);
+    tokio::task::spawn_blocking(task).await.map_err(Error::store)?
 }
 
 impl SessionStore for SqliteStore {
@@ -264,7 +300,7 @@ impl SessionStore for SqliteStore {
     }
 
     fn list_app(&self, list: AppList) -> Answer<AppPage> {
-        self.read_blocking(move |connection| reads::list_app(connection, &list))
+        self.read_blocking(move |connection| reads::list_app(connection, &list, reads::SCAN_ROWS_MAX))
     }
 
     fn find_user(&self, app: AppName, user_id: UserId, now: Timestamp) -> Answer<UserRecord> {
@@ -280,6 +316,9 @@ impl SessionStore for SqliteStore {
     }
 
     fn ping(&self) -> Answer<()> {
+        if !self.writer.is_running() {
+            return Box::pin(std::future::ready(Err(Error::store("the writer has stopped"))));
+        }
         self.read_blocking(|connection| reads::high_water(connection).map(drop))
     }
 
@@ -449,10 +488,14 @@ fn back_up(connection: &Connection, copy: &Path) -> Result<(), BackUpError> {
     create_private(copy).map_err(BackUpError::File)?;
     let mut target = Connection::open(copy).map_err(BackUpError::Sqlite)?;
     // Nobody else uses the database yet, so that all of it can be copied in one step.
-    Backup::new(connection, &mut target)
-        .and_then(|backup| backup.step(-1))
-        .map(drop)
-        .map_err(BackUpError::Sqlite)
+    let result = Backup::new(connection, &mut target).and_then(|backup| backup.step(-1));
+    match result.map_err(BackUpError::Sqlite)? {
+        StepResult::Done => Ok(()),
+        unfinished => {
+            let why = format!("the copy could not be finished: {unfinished:?}");
+            Err(BackUpError::File(std::io::Error::other(why)))
+        }
+    }
 }
 
 #[cfg(test)]

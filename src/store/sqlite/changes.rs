@@ -172,7 +172,8 @@ pub(super) fn end_many(
         Scope::User { user_id, except } => {
             if request.reason.as_str() == Reason::CREDENTIALS_CHANGED {
                 let mut settings = reads::user_settings(batch.connection, app, user_id)?;
-                settings.credentials_changed_at = Some(request.now);
+                // The later of two that were asked for in the one order and came in the other.
+                settings.credentials_changed_at = settings.credentials_changed_at.max(Some(request.now));
                 write_user(batch.connection, app, user_id, &settings)?;
             }
             let revoked_count = end_all_of_user(batch, app, user_id, *except, request)?;

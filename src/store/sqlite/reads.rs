@@ -148,7 +148,14 @@ pub(super) fn list_user(connection: &Connection, list: &UserList) -> rusqlite::R
     })
 }
 
-pub(super) fn list_app(connection: &Connection, list: &AppList) -> rusqlite::Result<AppPage> {
+/// Rows that one page of an app's list looks at: some 10 ms. Few of them may match, in an app that is small beside others.
+pub(super) const SCAN_ROWS_MAX: usize = 5_000;
+
+pub(super) fn list_app(
+    connection: &Connection,
+    list: &AppList,
+    scan_rows_max: usize,
+) -> rusqlite::Result<AppPage> {
     let of_whom = if list.anonymous {
         "user_id IS NULL"
     } else {
@@ -159,21 +166,35 @@ pub(super) fn list_app(connection: &Connection, list: &AppList) -> rusqlite::Res
         StatusFilter::Ended => "(ended_at IS NOT NULL OR expires_at <= :now)",
         StatusFilter::All => ":now IS NOT NULL",
     };
+    let snapshot = connection.unchecked_transaction()?;
     let after = list.after.unwrap_or(FROM_THE_NEWEST);
-    // A unary + keeps a condition from choosing an index: the key's own order is the one that is asked for.
-    let sessions = connection
+    // In the order of the key, as far as a page may look; the limit inside keeps the conditions out there.
+    let sessions = snapshot
         .prepare_cached(&format!(
-            "SELECT {SESSION_COLUMNS} FROM sessions
-             WHERE id < :id AND +app = :app AND +{of_whom} AND {status} ORDER BY id DESC LIMIT :limit"
+            "SELECT {SESSION_COLUMNS} FROM (SELECT * FROM sessions WHERE id < :id ORDER BY id DESC LIMIT :scan)
+             WHERE app = :app AND {of_whom} AND {status} ORDER BY id DESC LIMIT :limit"
         ))?
         .query_map(
             named_params! {
                 ":app": list.app.as_str(), ":id": after.id, ":now": list.now, ":limit": list.limit + 1,
+                ":scan": scan_rows_max,
             },
             rows::session,
         )?
         .collect::<rusqlite::Result<Vec<_>>>()?;
     let (sessions, next) = cut_page(sessions, list.limit);
+    if next.is_some() {
+        return Ok(AppPage { sessions, next });
+    }
+    // A page that is not full is the last one only if it has looked to the end.
+    let last_looked_at: Option<SessionId> = snapshot
+        .prepare_cached("SELECT id FROM sessions WHERE id < ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2")?
+        .query_row(params![after.id, scan_rows_max - 1], |row| row.get(0))
+        .optional()?;
+    let next = last_looked_at.map(|id| Cursor {
+        signed_in_at: list.now,
+        id,
+    });
     Ok(AppPage { sessions, next })
 }
 
@@ -193,4 +214,48 @@ fn cut_page(mut sessions: Vec<Session>, limit: usize) -> (Vec<Session>, Option<C
         id: last.id,
     });
     (sessions, next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_of_an_app_looks_at_so_many_rows_and_goes_on_after_them() {
+        let connection = Connection::open_in_memory().expect("a database");
+        connection
+            .execute_batch(include_str!("../../../schema.sql"))
+            .expect("the schema");
+        for number in 1..=10_u8 {
+            let app = if number == 2 { "small" } else { "large" };
+            connection
+                .execute(
+                    "INSERT INTO sessions (id, app, user_id, token_hash, created_at, signed_in_at, last_activity_at,
+                         idle_timeout, absolute_expires_at, expires_at)
+                     VALUES (?1, ?2, 'ada', zeroblob(32), 0, 0, 0, 100, 100, 100)",
+                    params![[number; 16], app],
+                )
+                .expect("a row");
+        }
+        let mut list = AppList {
+            now: Timestamp::from_millis(1),
+            app: AppName::parse("small").expect("a name"),
+            anonymous: false,
+            status: StatusFilter::Active,
+            after: None,
+            limit: 5,
+        };
+        let mut found = Vec::new();
+        let mut pages = 0;
+        loop {
+            let page = list_app(&connection, &list, 4).expect("a page");
+            pages += 1;
+            found.extend(page.sessions.into_iter().map(|session| session.id));
+            list.after = page.next;
+            if list.after.is_none() || pages > 10 {
+                break;
+            }
+        }
+        assert_eq!((found, pages), (vec![SessionId::from_bytes([2; 16])], 3));
+    }
 }

@@ -8,7 +8,7 @@
 //! Checkpoints run on another connection and thread, never between a commit and its answers. A passive one after
 //! every [`PASSIVE_FRAMES`] keeps up with ordinary load; past [`RESTART_FRAMES`] the writer waits, after its answers,
 //! for one that lets it start the WAL anew: that bounds the file at about 128 MiB and one batch, unless a reader holds
-//! an old snapshot longer than the busy timeout.
+//! an old snapshot longer than the busy timeout; then it grows until that reader ends, and the log says so.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -172,6 +172,12 @@ impl Writer {
         self.queue_len.load(Ordering::Relaxed)
     }
 
+    /// Whether changes can be written: the thread runs and is not closed.
+    pub(super) fn is_running(&self) -> bool {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
     /// Lets the thread finish what is queued, and waits for it.
     pub(super) fn close(&self) {
         self.queue.write().unwrap_or_else(PoisonError::into_inner).take();
@@ -212,24 +218,36 @@ impl WriterThread {
 
     /// Runs and answers a batch; `batch` is empty afterwards.
     fn carry_out(&mut self, batch: &mut Vec<Box<dyn Job>>) {
-        match self.try_commit(batch) {
+        match self.commit_with_touches(batch) {
             Ok(()) => batch.drain(..).for_each(|job| job.answer(None)),
-            Err(error) if batch.len() == 1 => {
-                batch
-                    .drain(..)
-                    .for_each(|job| job.answer(Some(Error::store(error.to_string()))));
-            }
-            Err(_) => {
-                // One of them failed, or the commit did: each gets its own chance and its own answer.
+            Err(Failure::Change(_)) if batch.len() > 1 => {
+                // One of them cannot be done: each gets its own chance and its own answer.
                 for mut job in batch.drain(..) {
-                    let result = self.try_commit(std::slice::from_mut(&mut job));
-                    job.answer(result.err().map(Error::store));
+                    let result = self.commit_with_touches(std::slice::from_mut(&mut job));
+                    job.answer(result.err().map(|failure| Error::store(failure.into_cause())));
                 }
+            }
+            // A lock that is held, a disk that fails: it would meet each of them alone, and take as long each time.
+            Err(failure) => {
+                let cause = Error::store(failure.into_cause());
+                batch.drain(..).for_each(|job| job.answer(Some(cause.another())));
             }
         }
     }
 
-    fn try_commit(&mut self, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
+    /// Writes due touches with the batch. Uses that cannot be written because of what is in their rows must not keep
+    /// everything else from being written: such a batch is run without them, which can only shorten those sessions.
+    fn commit_with_touches(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), Failure> {
+        match self.try_commit(jobs, DueTouches::Write) {
+            Err(Failure::Touch(error)) if !is_of_the_disk(&error) => {
+                log::error!("uses of sessions cannot be written, and changes go on without them: {error}");
+                self.try_commit(jobs, DueTouches::Leave)
+            }
+            result => result,
+        }
+    }
+
+    fn try_commit(&mut self, jobs: &mut [Box<dyn Job>], touches: DueTouches) -> Result<(), Failure> {
         let hooks = self.hooks.get().cloned();
         let now = jobs.iter().map(|job| job.now()).max();
         let mut batch = Batch {
@@ -237,22 +255,29 @@ impl WriterThread {
             committed: Committed::default(),
             ids: &mut self.ids,
         };
-        batch.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let run = |sql: &str| {
+            self.connection
+                .prepare_cached(sql)
+                .and_then(|mut sql| sql.execute([]))
+        };
+        run("BEGIN IMMEDIATE").map_err(Failure::Batch)?;
         let open = OpenTransaction(&self.connection);
         let changes_before = self.connection.total_changes();
 
-        if let (Some(hooks), Some(now)) = (&hooks, now) {
+        if let (Some(hooks), Some(now), DueTouches::Write) = (&hooks, now, touches) {
             for touch in hooks.due_touches(now) {
-                changes::write_touch(&mut batch, &touch, now)?;
+                changes::write_touch(&mut batch, &touch, now).map_err(Failure::Touch)?;
             }
         }
-        jobs.iter_mut().try_for_each(|job| job.run(&mut batch))?;
+        jobs.iter_mut()
+            .try_for_each(|job| job.run(&mut batch))
+            .map_err(Failure::Change)?;
         // A batch that changes nothing, like a sweep with nothing to do, must not cost a write.
         let is_changed = self.connection.total_changes() != changes_before;
         let is_later = |now: &Timestamp| self.high_water.is_none_or(|stored| stored < *now);
         let grown = now.filter(|now| is_changed && is_later(now));
         if let Some(now) = grown {
-            changes::write_high_water(&batch, now)?;
+            changes::write_high_water(&batch, now).map_err(Failure::Batch)?;
         }
 
         let mut committed = batch.committed;
@@ -261,7 +286,7 @@ impl WriterThread {
             .as_ref()
             .map(|hooks| Fenced::new(hooks.as_ref(), &committed.changed));
         let started = Instant::now();
-        self.connection.prepare_cached("COMMIT")?.execute([])?;
+        run("COMMIT").map_err(Failure::Batch)?;
         committed.commit_time = started.elapsed();
         drop(fenced);
         drop(open);
@@ -271,6 +296,43 @@ impl WriterThread {
         }
         Ok(())
     }
+}
+
+/// Whether a batch begins with the pending touches whose stored deadline has passed.
+#[derive(Clone, Copy)]
+enum DueTouches {
+    Write,
+    Leave,
+}
+
+/// What kept a batch from being committed.
+enum Failure {
+    /// One of its changes.
+    Change(rusqlite::Error),
+    /// A touch that was due.
+    Touch(rusqlite::Error),
+    /// The transaction itself: none of its changes in particular.
+    Batch(rusqlite::Error),
+}
+
+impl Failure {
+    fn into_cause(self) -> rusqlite::Error {
+        match self {
+            Self::Change(error) | Self::Touch(error) | Self::Batch(error) => error,
+        }
+    }
+}
+
+/// Whether the disk or a lock is to blame, rather than what is in a row.
+fn is_of_the_disk(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull, ReadOnly, SystemIoFailure};
+    let code = error.sqlite_error_code();
+    code.is_some_and(|code| {
+        matches!(
+            code,
+            DatabaseBusy | DatabaseLocked | DiskFull | ReadOnly | SystemIoFailure
+        )
+    })
 }
 
 /// Rolls back what was not committed.
@@ -310,13 +372,15 @@ impl Drop for Fenced<'_> {
 struct Checkpointer {
     requests: Option<SyncSender<Checkpoint>>,
     thread: Option<JoinHandle<()>>,
+    /// Frames at which the writer waits for a restart: more, while a reader keeps one from happening.
+    restart_frames: i32,
 }
 
 enum Checkpoint {
     /// As far as possible without waiting for anybody.
     Passive,
-    /// All of it, and say when the WAL can start anew.
-    Restart(Sender<()>),
+    /// All of it, and say whether the WAL can start anew.
+    Restart(Sender<bool>),
 }
 
 impl Checkpointer {
@@ -329,15 +393,26 @@ impl Checkpointer {
         Self {
             requests: Some(requests),
             thread: Some(thread),
+            restart_frames: RESTART_FRAMES,
         }
     }
 
-    fn after_commit(&self, frames: i32) {
+    fn after_commit(&mut self, frames: i32) {
         let Some(requests) = &self.requests else { return };
-        if frames >= RESTART_FRAMES {
+        if frames < RESTART_FRAMES {
+            self.restart_frames = RESTART_FRAMES;
+        }
+        if frames >= self.restart_frames {
             let (done, wait) = channel();
-            if requests.send(Checkpoint::Restart(done)).is_ok() {
-                let _ = wait.recv(); // an error is a thread that stopped: it has logged why
+            let is_asked = requests.send(Checkpoint::Restart(done)).is_ok();
+            if is_asked && !wait.recv().unwrap_or(true) {
+                // The attempt waited for a reader as long as it may. Not again for every batch while that reader
+                // stays: only when the file has grown by as much again.
+                self.restart_frames = frames.saturating_add(RESTART_FRAMES);
+                log::warn!(
+                    "a reader of the database holds an old snapshot, so the WAL cannot start anew; it has {frames} \
+                     pages and grows until the reader ends"
+                );
             }
         } else if frames >= PASSIVE_FRAMES {
             let _ = requests.try_send(Checkpoint::Passive); // one is already waiting: enough
@@ -355,18 +430,22 @@ impl Drop for Checkpointer {
 }
 
 fn run_checkpoints(connection: &Connection, waiting: &Receiver<Checkpoint>) {
+    // Whether all of it was done. A reader in the way is no error to SQLite: the first column says so.
     let run = |mode: &str| {
         let statement = format!("PRAGMA wal_checkpoint({mode})");
-        if let Err(error) = connection.query_row(&statement, [], |_| Ok(())) {
+        let is_busy = connection.query_row(&statement, [], |row| row.get::<_, bool>(0));
+        is_busy.map(|is_busy| !is_busy).unwrap_or_else(|error| {
             log::warn!("a checkpoint of the database failed: {error}");
-        }
+            false
+        })
     };
     while let Ok(request) = waiting.recv() {
         match request {
-            Checkpoint::Passive => run("PASSIVE"),
+            Checkpoint::Passive => {
+                run("PASSIVE");
+            }
             Checkpoint::Restart(done) => {
-                run("RESTART");
-                let _ = done.send(());
+                let _ = done.send(run("RESTART"));
             }
         }
     }

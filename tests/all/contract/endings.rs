@@ -21,6 +21,7 @@ over_both_stores!(
     ending_none_is_no_event,
     ending_an_apps_sessions_is_bounded_and_goes_by_user,
     sign_ins_verified_before_credentials_changed_are_refused,
+    later_of_two_changes_of_credentials_counts_in_whatever_order_they_come,
     expired_ones_are_written_down_in_bounded_batches,
     purge_deletes_what_ended_before_and_no_more_than_asked,
 );
@@ -407,4 +408,19 @@ async fn purge_deletes_what_ended_before_and_no_more_than_asked(f: Fixture) {
     );
     store.purge(at(1_000), 100, at(1_000)).await.expect("purged");
     assert!(is_there(active).await, "without an ending nothing is purged");
+}
+
+async fn later_of_two_changes_of_credentials_counts_in_whatever_order_they_come(f: Fixture) {
+    for now in [at(105), at(100)] {
+        let request = ending(now, Reason::CREDENTIALS_CHANGED, EndedBy::App);
+        let scope = Scope::User {
+            user_id: user("ada"),
+            except: None,
+        };
+        f.store.end_many(app(), scope, request).await.expect("ended");
+    }
+    let mut new = new_session("ada", at(110));
+    new.authenticated_at = Some(at(102));
+    let creation = f.store.create(new).await.expect("an answer");
+    assert!(matches!(creation, Creation::CredentialsChanged), "{creation:?}");
 }

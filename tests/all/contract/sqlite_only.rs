@@ -3,16 +3,17 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sessiond::clock::Timestamp;
 use sessiond::error::Error;
-use sessiond::session::{EndedBy, KeyId, Reason, Secret};
-use sessiond::store::{Creation, KeyRecord, Owner, SessionStore};
+use sessiond::session::{EndedBy, KeyId, Reason, Secret, SessionId, Touch};
+use sessiond::store::{Committed, Creation, Hooks, KeyRecord, Owner, SessionStore};
 use tempfile::TempDir;
 
 use super::{Recorder, Step};
-use crate::harness::open_database;
+use crate::harness::{eventually, open_database};
 use crate::stores::{
-    Hold, Probe, ProbedStore, app, at, database_in, ending, event_rows, found, how, is_pending, new_session,
-    put, soon, sqlite_in,
+    Hold, Probe, ProbedStore, address, app, at, database_in, ending, event_rows, found, how, is_pending,
+    new_session, put, soon, sqlite_in, touch,
 };
 
 /// A probed store with hooks that write down.
@@ -240,4 +241,44 @@ async fn change_that_changes_nothing_writes_nothing() {
     assert_eq!(wal(), before);
     assert_eq!(probed.probe.commits.load(Ordering::SeqCst), 39);
     assert_eq!(probed.store.high_water().await.expect("an answer"), Some(at(0)));
+}
+
+#[tokio::test]
+async fn touch_of_a_row_that_cannot_be_read_keeps_no_change_from_being_written() {
+    let probed = Probed::start(10);
+    let ada = put(&probed.store, new_session("ada", at(0))).await;
+    let database = rusqlite::Connection::open(database_in(&probed.dir)).expect("the database");
+    database
+        .execute("UPDATE sessions SET app = '!'", [])
+        .expect("a broken row");
+    let touch = Touch {
+        first_address: Some(address("192.0.2.1")),
+        ..touch(ada.id, at(1))
+    };
+    probed.recorder.set_due(&[touch]);
+    put(&probed.store, new_session("grace", at(2))).await;
+}
+
+#[tokio::test]
+async fn store_whose_writer_failed_is_not_ready() {
+    struct Panics;
+    impl Hooks for Panics {
+        fn due_touches(&self, _: Timestamp) -> Vec<Touch> {
+            Vec::new()
+        }
+        fn fence(&self, _: &[SessionId]) {}
+        fn release(&self, _: &[SessionId]) {}
+        fn announce(&self, _: &Committed) {
+            panic!("a hook that fails, for this test");
+        }
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = sqlite_in(&dir, 10);
+    store.ping().await.expect("ready before");
+    store.attach(Arc::new(Panics));
+    store
+        .create(new_session("ada", at(0)))
+        .await
+        .expect_err("the writer fails");
+    eventually("the writer has stopped", || async { store.ping().await.is_err() }).await;
 }
