@@ -10,15 +10,20 @@ use actix_web::HttpRequest;
 use actix_web::http::header::HeaderMap;
 use ipnet::IpNet;
 
-/// Headers by which proxies say for whom they ask.
-pub const FORWARDING_HEADERS: [&str; 6] = [
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-real-ip",
-    "via",
-];
+/// Whether a request says that it was passed on for somebody else.
+pub fn is_forwarding(headers: &HeaderMap) -> bool {
+    const NAMES: [&str; 6] = [
+        "forwarded",
+        "via",
+        "x-real-ip",
+        "x-client-ip",
+        "true-client-ip",
+        "cf-connecting-ip",
+    ];
+    headers
+        .keys()
+        .any(|name| NAMES.contains(&name.as_str()) || name.as_str().starts_with("x-forwarded-"))
+}
 
 /// An address and how it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,9 +66,9 @@ fn resolve(peer: Option<SocketAddr>, headers: &HeaderMap, trusted_proxies: &[IpN
             false => "the peer is the client",
         });
     }
-    let (header, chain) = match chain_of(headers, "forwarded", forwarded_for) {
+    let (header, chain) = match chain_of(headers, "forwarded", forwarded) {
         Some(chain) => ("Forwarded", chain),
-        None => match chain_of(headers, "x-forwarded-for", |element| vec![parse_node(element)]) {
+        None => match chain_of(headers, "x-forwarded-for", listed) {
             Some(chain) => ("X-Forwarded-For", chain),
             None => {
                 return direct("the peer is a trusted proxy, but sent neither Forwarded nor X-Forwarded-For");
@@ -105,27 +110,37 @@ fn resolve(peer: Option<SocketAddr>, headers: &HeaderMap, trusted_proxies: &[IpN
 fn chain_of(
     headers: &HeaderMap,
     name: &str,
-    parse: impl Fn(&str) -> Vec<Option<IpAddr>>,
+    hops: impl Fn(&str) -> Vec<Option<IpAddr>>,
 ) -> Option<Vec<Option<IpAddr>>> {
     let mut values = headers.get_all(name).peekable();
     values.peek()?;
-    let mut chain = Vec::new();
-    for value in values {
-        match value.to_str() {
-            Ok(text) => split_outside_quotes(text, ',').for_each(|element| chain.extend(parse(element))),
-            Err(_) => chain.push(None),
-        }
-    }
-    Some(chain)
+    Some(
+        values
+            .flat_map(|value| value.to_str().map_or_else(|_| vec![None], &hops))
+            .collect(),
+    )
 }
 
-/// The `for` of one element of `Forwarded`; an element without one says nothing of a hop, which is unknown then.
-fn forwarded_for(element: &str) -> Vec<Option<IpAddr>> {
-    let node = split_outside_quotes(element, ';').find_map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("for").then(|| value.trim())
-    });
-    vec![node.and_then(parse_node)]
+/// The hops of an `X-Forwarded-For`. It has no quoting, so that nothing a client wrote reaches past a comma.
+fn listed(value: &str) -> Vec<Option<IpAddr>> {
+    value.split(',').map(parse_node).collect()
+}
+
+/// The hops of a `Forwarded`; an element without `for` says nothing of its hop, which is unknown then. With a quote that
+/// is left open, which part a proxy added cannot be told: all of it is unknown.
+fn forwarded(value: &str) -> Vec<Option<IpAddr>> {
+    if value.matches('"').count() % 2 == 1 {
+        return vec![None];
+    }
+    let node = |element: &str| {
+        split_outside_quotes(element, ';').find_map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            name.trim()
+                .eq_ignore_ascii_case("for")
+                .then(|| parse_node(value))?
+        })
+    };
+    split_outside_quotes(value, ',').map(node).collect()
 }
 
 /// An address with or without port, brackets and quotes.
@@ -136,7 +151,14 @@ fn parse_node(text: &str) -> Option<IpAddr> {
         .and_then(|text| text.strip_suffix('"'))
         .unwrap_or(text);
     let address = match text.strip_prefix('[') {
-        Some(rest) => rest.split_once(']')?.0.parse().ok()?,
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            let is_port = |text: &str| {
+                text.strip_prefix(':')
+                    .is_some_and(|port| port.parse::<u16>().is_ok())
+            };
+            (port.is_empty() || is_port(port)).then(|| address.parse().ok())??
+        }
         None => match text.parse::<IpAddr>() {
             Ok(address) => address,
             Err(_) => text.parse::<SocketAddr>().ok()?.ip(),

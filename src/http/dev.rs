@@ -30,10 +30,7 @@ pub fn guard(request: &HttpRequest) -> Result<(), Problem> {
     {
         return refused("`sessiond dev` answers requests from this machine only.");
     }
-    if address::FORWARDING_HEADERS
-        .iter()
-        .any(|name| request.headers().contains_key(*name))
-    {
+    if address::is_forwarding(request.headers()) {
         return refused("`sessiond dev` does not answer requests that were forwarded; use `sessiond serve`.");
     }
     let is_local = auth::host_of(request).is_some_and(|host| {

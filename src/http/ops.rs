@@ -50,9 +50,7 @@ pub async fn get_readiness(state: StateData) -> Result<HttpResponse, Problem> {
 )]
 pub async fn get_metrics(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
     let caller = address::of_request(&request, &state.trusted_proxies);
-    let is_forwarded = address::FORWARDING_HEADERS
-        .iter()
-        .any(|name| request.headers().contains_key(*name));
+    let is_forwarded = address::is_forwarding(request.headers());
     let is_local = !is_forwarded && caller.peer.is_none_or(|peer| peer.is_loopback());
     let is_allowed = |address: IpAddr| state.ops_allow.iter().any(|net| net.contains(&address));
     if !is_local && !caller.address.is_some_and(is_allowed) {

@@ -99,6 +99,9 @@ async fn forwarded_requests_are_refused_and_change_nothing() {
         "x-forwarded-for",
         "x-forwarded-host",
         "x-forwarded-proto",
+        "x-forwarded-port",
+        "cf-connecting-ip",
+        "true-client-ip",
         "x-real-ip",
         "via",
     ] {
