@@ -323,8 +323,9 @@ pub trait SessionStore: Send + Sync {
     /// Ends one session of the app, if it is the owner's.
     fn end(&self, app: AppName, id: SessionId, owner: Owner, request: EndRequest) -> Answer<Outcome>;
 
-    /// Ends many at once. For a user it also writes `user.sessions_revoked`, and if the reason is
-    /// [`Reason::CREDENTIALS_CHANGED`] the moment is kept: sign-ins verified before it are refused.
+    /// Ends many at once. For a user it also writes `user.sessions_revoked`. If the reason is
+    /// [`Reason::CREDENTIALS_CHANGED`] the moment is kept for each user whose sessions it ends, and for the one it is
+    /// asked for: sign-ins verified before it are refused.
     fn end_many(&self, app: AppName, scope: Scope, request: EndRequest) -> Answer<BulkEnding>;
 
     /// Changes an active session.

@@ -164,6 +164,13 @@ impl State {
         active
     }
 
+    fn note_credentials_changed(&mut self, app: &AppName, user_id: &UserId, request: &EndRequest) {
+        if request.reason.as_str() == Reason::CREDENTIALS_CHANGED {
+            let settings = self.users.entry((app.clone(), user_id.clone())).or_default();
+            settings.credentials_changed_at = settings.credentials_changed_at.max(Some(request.now));
+        }
+    }
+
     fn end_all_of_user(
         &mut self,
         app: &AppName,
@@ -328,10 +335,7 @@ impl SessionStore for MemoryStore {
     fn end_many(&self, app: AppName, scope: Scope, request: EndRequest) -> Answer<BulkEnding> {
         self.change(request.now, |state, committed| match scope {
             Scope::User { user_id, except } => {
-                if request.reason.as_str() == Reason::CREDENTIALS_CHANGED {
-                    let settings = state.users.entry((app.clone(), user_id.clone())).or_default();
-                    settings.credentials_changed_at = settings.credentials_changed_at.max(Some(request.now));
-                }
+                state.note_credentials_changed(&app, &user_id, &request);
                 let revoked_count = state.end_all_of_user(&app, &user_id, except, &request, committed);
                 BulkEnding {
                     revoked_count,
@@ -344,6 +348,9 @@ impl SessionStore for MemoryStore {
                 sessions.sort_by_key(|session| (session.user_id.clone(), session.signed_in_at, session.id));
                 let more = sessions.len() > limit;
                 sessions.truncate(limit);
+                for user_id in sessions.iter().filter_map(|session| session.user_id.as_ref()) {
+                    state.note_credentials_changed(&app, user_id, &request);
+                }
                 BulkEnding {
                     revoked_count: state.end_each(sessions, &request, committed),
                     more,

@@ -170,12 +170,7 @@ pub(super) fn end_many(
 ) -> rusqlite::Result<BulkEnding> {
     match scope {
         Scope::User { user_id, except } => {
-            if request.reason.as_str() == Reason::CREDENTIALS_CHANGED {
-                let mut settings = reads::user_settings(batch.connection, app, user_id)?;
-                // The later of two that were asked for in the one order and came in the other.
-                settings.credentials_changed_at = settings.credentials_changed_at.max(Some(request.now));
-                write_user(batch.connection, app, user_id, &settings)?;
-            }
+            note_credentials_changed(batch, app, user_id, request)?;
             let revoked_count = end_all_of_user(batch, app, user_id, *except, request)?;
             Ok(BulkEnding {
                 revoked_count,
@@ -194,12 +189,36 @@ pub(super) fn end_many(
                 .collect::<rusqlite::Result<Vec<_>>>()?;
             let more = sessions.len() > *limit;
             sessions.truncate(*limit);
+            let mut users: Vec<&UserId> = sessions
+                .iter()
+                .filter_map(|session| session.user_id.as_ref())
+                .collect();
+            users.dedup(); // they come by user
+            for user_id in users {
+                note_credentials_changed(batch, app, user_id, request)?;
+            }
             Ok(BulkEnding {
                 revoked_count: end_each(batch, sessions, request)?,
                 more,
             })
         }
     }
+}
+
+/// Keeps the moment, if the reason says so: sign-ins verified before it are refused. The later of two counts, in whatever
+/// order they come.
+fn note_credentials_changed(
+    batch: &Batch<'_>,
+    app: &AppName,
+    user_id: &UserId,
+    request: &EndRequest,
+) -> rusqlite::Result<()> {
+    if request.reason.as_str() != Reason::CREDENTIALS_CHANGED {
+        return Ok(());
+    }
+    let mut settings = reads::user_settings(batch.connection, app, user_id)?;
+    settings.credentials_changed_at = settings.credentials_changed_at.max(Some(request.now));
+    write_user(batch.connection, app, user_id, &settings)
 }
 
 fn end_all_of_user(

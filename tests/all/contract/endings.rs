@@ -22,6 +22,7 @@ over_both_stores!(
     ending_an_apps_sessions_is_bounded_and_goes_by_user,
     sign_ins_verified_before_credentials_changed_are_refused,
     later_of_two_changes_of_credentials_counts_in_whatever_order_they_come,
+    credentials_changed_for_a_whole_app_counts_for_each_of_its_users,
     expired_ones_are_written_down_in_bounded_batches,
     purge_deletes_what_ended_before_and_no_more_than_asked,
 );
@@ -423,4 +424,29 @@ async fn later_of_two_changes_of_credentials_counts_in_whatever_order_they_come(
     new.authenticated_at = Some(at(102));
     let creation = f.store.create(new).await.expect("an answer");
     assert!(matches!(creation, Creation::CredentialsChanged), "{creation:?}");
+}
+
+async fn credentials_changed_for_a_whole_app_counts_for_each_of_its_users(f: Fixture) {
+    for name in ["ada", "grace"] {
+        put(&*f.store, new_session(name, at(0))).await;
+    }
+    let request = ending(at(10), Reason::CREDENTIALS_CHANGED, EndedBy::App);
+    let ended = f
+        .store
+        .end_many(app(), Scope::App { limit: 10 }, request)
+        .await
+        .expect("ended");
+    assert_eq!(ended.revoked_count, 2);
+    for (name, is_refused) in [("ada", true), ("grace", true), ("linus", false)] {
+        let new = NewSession {
+            authenticated_at: Some(at(9)),
+            ..new_session(name, at(20))
+        };
+        let creation = f.store.create(new).await.expect("an answer");
+        assert_eq!(
+            matches!(creation, Creation::CredentialsChanged),
+            is_refused,
+            "{name}: {creation:?}"
+        );
+    }
 }
