@@ -18,6 +18,7 @@ pub mod problem;
 pub mod session;
 pub mod session_body;
 pub mod sessions;
+pub mod unread;
 pub mod users;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use crate::manager::SessionManager;
 use crate::session::{AppName, SessionId};
 use auth::{Plane, StateData};
 use problem::Problem;
+use unread::UnreadPayload;
 
 /// Longest request id that is taken over from a request.
 const REQUEST_ID_LEN_MAX: usize = 128;
@@ -94,7 +96,7 @@ pub fn routes(config: &mut web::ServiceConfig, state: &StateData) {
                 .route(web::post().to(keys::create_key)),
         );
         config.service(at("/v1/keys/{id}", "DELETE").route(web::delete().to(keys::revoke_key)));
-        config.service(at("/healthz", "GET, HEAD").route(get().to(ops::get_health)));
+        operations(config);
         return;
     }
     if state.base_path.is_empty() {
@@ -111,9 +113,11 @@ pub fn routes(config: &mut web::ServiceConfig, state: &StateData) {
 
 fn public(config: &mut web::ServiceConfig, is_dev: bool) {
     service_plane(config);
+    config.service(at("/v1/sessions/{id}/touch", "POST").route(web::post().to(sessions::touch_session)));
     config.service(
         at("/v1/session", "GET, HEAD, DELETE")
-            .route(get().to(session::check_own_session))
+            .route(web::get().to(session::check_own_session))
+            .route(web::head().to(session::head_own_session))
             .route(web::delete().to(session::sign_out)),
     );
     config.service(
@@ -126,10 +130,7 @@ fn public(config: &mut web::ServiceConfig, is_dev: bool) {
             .route(web::patch().to(me::rename_own_session))
             .route(web::delete().to(me::revoke_own_session)),
     );
-    config.service(at("/v1/whoami", "GET").route(web::get().to(ops::get_whoami)));
-    config.service(at("/healthz", "GET, HEAD").route(get().to(ops::get_health)));
-    config.service(at("/readyz", "GET, HEAD").route(get().to(ops::get_readiness)));
-    config.service(at("/metrics", "GET").route(web::get().to(ops::get_metrics)));
+    operations(config);
     config.service(at("/openapi.json", "GET, HEAD").route(get().to(openapi::get_openapi)));
     config.service(at("/docs", "GET, HEAD").route(get().to(dashboard::get_docs)));
     config.service(at("/", "GET, HEAD").route(get().to(dashboard::get_dashboard)));
@@ -142,6 +143,13 @@ fn public(config: &mut web::ServiceConfig, is_dev: bool) {
         );
         config.service(at("/dev/clock", "POST").route(web::post().to(dev::dev_clock)));
     }
+}
+
+fn operations(config: &mut web::ServiceConfig) {
+    config.service(at("/v1/whoami", "GET").route(web::get().to(ops::get_whoami)));
+    config.service(at("/healthz", "GET, HEAD").route(get().to(ops::get_health)));
+    config.service(at("/readyz", "GET, HEAD").route(get().to(ops::get_readiness)));
+    config.service(at("/metrics", "GET").route(web::get().to(ops::get_metrics)));
 }
 
 fn service_plane(config: &mut web::ServiceConfig) {
@@ -158,7 +166,6 @@ fn service_plane(config: &mut web::ServiceConfig) {
             .route(web::patch().to(sessions::update_session))
             .route(web::delete().to(sessions::revoke_session)),
     );
-    config.service(at("/v1/sessions/{id}/touch", "POST").route(web::post().to(sessions::touch_session)));
     config.service(
         at("/v1/users/{user_id}", "GET, PATCH")
             .route(web::get().to(users::get_user))
@@ -210,7 +217,7 @@ pub fn json(mut response: HttpResponseBuilder, body: &impl Serialize) -> HttpRes
 
 /// What every request passes on its way in, and every answer on its way out.
 pub async fn edge(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let started = Instant::now();
@@ -220,6 +227,7 @@ pub async fn edge(
         Some(state) if state.is_dev && state.plane == Plane::Public => dev::guard(request.request()),
         _ => Ok(()),
     };
+    let payload = UnreadPayload::share(&mut request);
     let mut response = match guarded {
         Ok(()) => next.call(request).await?.map_into_boxed_body(),
         Err(problem) => request.error_response(problem),
@@ -229,7 +237,7 @@ pub async fn edge(
         let problem = match error.as_error::<Problem>() {
             Some(problem) => problem.clone(),
             None if status.is_client_error() => {
-                return Ok(finish(response, &request_id, state.as_ref(), started));
+                return Ok(payload.hold(finish(response, &request_id, state.as_ref(), started)));
             }
             None => Problem::internal(error.to_string()),
         };
@@ -244,7 +252,7 @@ pub async fn edge(
         let (request, _) = response.into_parts();
         response = ServiceResponse::new(request, problem.to_response(&request_id));
     }
-    Ok(finish(response, &request_id, state.as_ref(), started))
+    Ok(payload.hold(finish(response, &request_id, state.as_ref(), started)))
 }
 
 fn finish(

@@ -34,6 +34,7 @@ use super::{me, ops, session, sessions, users};
         users::list_user_sessions,
         users::revoke_user_sessions,
         session::check_own_session,
+        session::head_own_session,
         session::sign_out,
         me::list_own_sessions,
         me::revoke_own_sessions,
@@ -81,7 +82,13 @@ struct Problems;
 impl Modify for Problems {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         for (path, item) in &mut document.paths.paths {
-            let operations = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete];
+            let operations = [
+                &mut item.get,
+                &mut item.head,
+                &mut item.post,
+                &mut item.patch,
+                &mut item.delete,
+            ];
             for operation in operations.into_iter().flatten() {
                 complete(operation, path);
             }

@@ -1,10 +1,10 @@
 //! Token plane: the holder of a session token asks about that session. The hot path.
 
-use actix_web::http::{Method, header};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use utoipa::IntoParams;
 
-use super::auth::{self, Presented, StateData};
+use super::auth::{self, Holder, Presented, StateData};
 use super::input::Query;
 use super::problem::{Problem, ProblemBody};
 use super::session_body::{Audience, SessionBody};
@@ -38,7 +38,7 @@ pub struct AppParams {
     app: Option<String>,
 }
 
-/// Checks the session of the token, and records the use. HEAD answers the same without a body.
+/// Checks the session of the token, and records the use.
 #[utoipa::path(
     get, path = "/v1/session", tag = "token", security(("session_token" = []), ("session_cookie" = [])),
     params(CheckParams, AppParams),
@@ -53,7 +53,33 @@ pub struct AppParams {
     )
 )]
 pub async fn check_own_session(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
-    let mut query = Query::of(&request);
+    let (holder, response) = check(&request, &state).await?;
+    let session = holder.entry.to_session();
+    let now = state.manager.clock().now();
+    let body = SessionBody::new(&session, now, Some(session.id), Audience::Application);
+    Ok(json(response, &body))
+}
+
+/// Checks the session of the token, and records the use; the cheapest check, as its answer has no body.
+#[utoipa::path(
+    head, path = "/v1/session", tag = "token", security(("session_token" = []), ("session_cookie" = [])),
+    params(CheckParams, AppParams),
+    responses(
+        (status = 200, description = "The token is good; `X-Session-User-Id` has the percent-encoded user id"),
+        (status = 401, description = "`no_session`, `invalid_token`, `session_ended`, `ambiguous_cookie`",
+         body = ProblemBody<'static>),
+        (status = 403, description = "`reauthentication_required`, `missing_tag`, `cross_site`",
+         body = ProblemBody<'static>),
+        (status = 503, description = "`store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn head_own_session(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let (_, mut response) = check(&request, &state).await?;
+    Ok(response.finish())
+}
+
+async fn check(request: &HttpRequest, state: &StateData) -> Result<(Holder, HttpResponseBuilder), Problem> {
+    let mut query = Query::of(request);
     let may_touch = query.flag("touch", true);
     let max_auth_age_secs = query.parsed("max_auth_age_secs", "must be a number of seconds", |text| {
         text.parse().ok()
@@ -62,22 +88,14 @@ pub async fn check_own_session(request: HttpRequest, state: StateData) -> Result
         max_auth_age_secs,
         tags: query.all("tag"),
     };
-    let app = auth::app_of_request(&request, &state, &mut query)?;
+    let app = auth::app_of_request(request, state, &mut query)?;
     query.finish()?;
-    let holder = auth::holder(&request, &state, app, may_touch, &demands).await?;
+    let holder = auth::holder(request, state, app, may_touch, &demands).await?;
     let mut response = HttpResponse::Ok();
     if let Some(user_id) = &holder.session().user_id {
         response.insert_header((USER_ID_HEADER, header_text(user_id.as_str())));
     }
-    if request.method() == Method::HEAD {
-        return Ok(response.finish());
-    }
-    let session = holder.entry.to_session();
-    let now = state.manager.clock().now();
-    Ok(json(
-        response,
-        &SessionBody::new(&session, now, Some(session.id), Audience::Application),
-    ))
+    Ok((holder, response))
 }
 
 /// A user id as a header's value: what is not visible ASCII is percent-encoded, as is the percent sign.

@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::auth::{self, Backend, StateData};
+use super::auth::{self, Backend, Plane, StateData};
 use super::input::{self, Body, Object, Query, present};
 use super::problem::{Problem, ProblemBody};
 use super::session_body::{Audience, SessionBody};
@@ -288,7 +288,8 @@ pub async fn check_session(
     let backend = caller_without_query(&request, &state).await?;
     let body: CheckSession = input::json(&request, payload, Body::Required).await?;
     let address = body.ip_address.as_deref().and_then(parse_address);
-    let usage = if body.touch.unwrap_or(true) {
+    // The command line looks at sessions; it is nobody's use of them.
+    let usage = if body.touch.unwrap_or(true) && state.plane == Plane::Public {
         Use::Touch(address)
     } else {
         Use::Look

@@ -1273,8 +1273,15 @@ async fn operator_socket_refuses_bad_input_and_has_no_other_plane() {
         ("DELETE", "/v1/sessions/x", "", 404, "not_found"),
         ("GET", "/v1/session", "", 404, "not_found"),
         ("GET", "/v1/me/sessions", "", 404, "not_found"),
-        ("GET", "/metrics", "", 404, "not_found"),
+        ("GET", "/openapi.json", "", 404, "not_found"),
         ("GET", "/", "", 404, "not_found"),
+        (
+            "POST",
+            &format!("/v1/sessions/{id}/touch"),
+            "{}",
+            404,
+            "not_found",
+        ),
         ("POST", "/dev/clock", r#"{"advance_secs":1}"#, 404, "not_found"),
     ];
     for (method, path, body, status, text) in cases {
@@ -1294,4 +1301,46 @@ async fn operator_socket_refuses_bad_input_and_has_no_other_plane() {
         );
     }
     scene.assert_nothing_changed().await;
+}
+
+#[tokio::test]
+async fn client_that_never_ends_its_body_is_hung_up_on() {
+    let server = TestServer::start().await;
+    let chunked =
+        "Host: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"nam\r\n";
+    let too_large = format!(
+        "Authorization: Bearer {}\r\n{chunked}10000\r\n{}\r\n",
+        server.key,
+        "x".repeat(0x10000)
+    );
+    let cases = [
+        ("GET /healthz", 200, chunked),
+        ("POST /nowhere", 404, chunked),
+        ("POST /v1/sessions", 401, chunked),
+        ("POST /v1/sessions", 413, &too_large),
+        ("PUT /v1/sessions", 405, chunked),
+    ];
+    for (call, status, rest) in cases {
+        let mut wire = Wire::open(&server).await;
+        wire.send(format!("{call} HTTP/1.1\r\n{rest}").as_bytes()).await;
+        let answer = wire.answer().await.expect("an answer");
+        assert_eq!(answer.status, status, "{call}: {}", answer.body);
+        assert!(wire.answer().await.is_none(), "{call}: the server hangs up");
+    }
+}
+
+#[tokio::test]
+async fn chunked_body_that_ends_is_taken_and_the_connection_goes_on() {
+    let server = TestServer::start().await;
+    let mut wire = Wire::open(&server).await;
+    let request = format!(
+        "POST /v1/sessions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+         Transfer-Encoding: chunked\r\n\r\n9\r\n{{\"user_id\r\n8\r\n\":\"ada\"}}\r\n0\r\n\r\n",
+        server.key
+    );
+    for _ in 0..2 {
+        wire.send(request.as_bytes()).await;
+        let answer = wire.answer().await.expect("an answer");
+        assert_eq!(answer.status, 201, "{}", answer.body);
+    }
 }
