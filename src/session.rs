@@ -471,6 +471,15 @@ impl Reason {
     /// The user's credentials were changed; sign-ins verified before that are refused from then on.
     pub const CREDENTIALS_CHANGED: &'static str = "credentials_changed";
 
+    /// Reasons of the server's and the application's own acts: no person gives them for theirs.
+    pub const NOT_A_PERSONS: [&'static str; 5] = [
+        Self::SESSION_LIMIT_EXCEEDED,
+        Self::IDLE_TIMEOUT,
+        Self::ABSOLUTE_TIMEOUT,
+        Self::USER_BLOCKED,
+        Self::CREDENTIALS_CHANGED,
+    ];
+
     /// Reads a reason; `None` if it breaks a rule.
     pub fn parse(text: &str) -> Option<Self> {
         is_clean_text(text, REASON_CHARS_MAX).then(|| Self(text.into()))

@@ -148,8 +148,9 @@ fn bearer(request: &HttpRequest) -> Option<Option<&str>> {
         .find_map(|value| {
             let bytes = value.as_bytes();
             let scheme = bytes.get(..6)?;
-            let is_bearer =
-                scheme.eq_ignore_ascii_case(b"bearer") && bytes.get(6).is_none_or(|next| *next == b' ');
+            // Whatever cannot belong to a longer scheme's name ends this one: a tab must not lead to the cookie.
+            let ends = |next: &u8| !next.is_ascii_alphanumeric() && !b"!#$%&'*+-.^_`|~".contains(next);
+            let is_bearer = scheme.eq_ignore_ascii_case(b"bearer") && bytes.get(6).is_none_or(ends);
             is_bearer.then(|| std::str::from_utf8(&bytes[6..]).ok().map(str::trim))
         })
 }
@@ -252,7 +253,8 @@ async fn check_cookies(
 /// Refuses a request with our cookie that another site made the browser send.
 ///
 /// An unsafe one needs `Sec-Fetch-Site: same-origin`, or without that header an `Origin` that is ours; `same-site` is a
-/// sibling sub-domain and is refused too. A safe one is refused only if the browser says that another site fetches it.
+/// sibling sub-domain and is refused too. A safe one is refused only if the browser says that another site fetches it
+/// as data; its answer to a navigation no other site can read.
 pub fn refuse_cross_site(request: &HttpRequest, public_origins: &[String]) -> Result<(), Problem> {
     let text = |name: &str| {
         request
@@ -263,7 +265,9 @@ pub fn refuse_cross_site(request: &HttpRequest, public_origins: &[String]) -> Re
     let site = text("sec-fetch-site");
     let is_safe = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
     let is_allowed = match (is_safe, site) {
-        (true, site) => !matches!(site, Some("cross-site" | "same-site")),
+        // A person who follows a link from elsewhere is no fetch of data; a proxy that asks here passes it on.
+        (true, Some("cross-site" | "same-site")) => text("sec-fetch-mode") == Some("navigate"),
+        (true, _) => true,
         (false, Some(site)) => site == "same-origin",
         (false, None) => text("origin").is_some_and(|origin| is_own_origin(request, origin, public_origins)),
     };

@@ -102,12 +102,22 @@ fn demand_recent_sign_in(holder: &Holder, state: &State) -> Result<(), Problem> 
     }
 }
 
+/// The person's reason. Those that the server or the application gives for its own acts are not theirs to give: one of
+/// them makes older sign-ins be refused, and all are shown as what happened.
+fn own_reason(query: &mut Query, default: &'static str) -> Reason {
+    let reason = sessions::reason(query, default);
+    if Reason::NOT_A_PERSONS.contains(&reason.as_str()) {
+        query.wrong("reason", "is not a person's to give");
+    }
+    reason
+}
+
 /// Why.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[allow(dead_code)]
 pub struct ReasonParams {
-    /// Up to 255 characters.
+    /// Up to 255 characters; not one that the server or the application gives for its own acts.
     reason: Option<String>,
 }
 
@@ -128,7 +138,7 @@ pub struct ReasonParams {
 pub async fn revoke_own_session(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
     let mut query = Query::of(&request);
     let holder = person(&request, &state, &mut query).await?;
-    let reason = sessions::reason(&mut query, Reason::MANUAL);
+    let reason = own_reason(&mut query, Reason::MANUAL);
     query.finish()?;
     let id = input::session_id(&request)?;
     if id != holder.session().id {
@@ -188,9 +198,8 @@ pub async fn revoke_own_sessions(request: HttpRequest, state: StateData) -> Resu
     let mut query = Query::of(&request);
     let holder = person(&request, &state, &mut query).await?;
     let include_current = query.flag("include_current", false);
-    let reason = sessions::reason(&mut query, Reason::LOGOUT_ALL);
+    let reason = own_reason(&mut query, Reason::LOGOUT_ALL);
     query.finish()?;
-    demand_recent_sign_in(&holder, &state)?;
     let own = holder.session().id;
     let revocation = Revocation {
         reason,
@@ -198,6 +207,7 @@ pub async fn revoke_own_sessions(request: HttpRequest, state: StateData) -> Resu
     };
     let revoked_count = match &holder.session().user_id {
         Some(user_id) => {
+            demand_recent_sign_in(&holder, &state)?;
             let except = (!include_current).then_some(own);
             state
                 .manager

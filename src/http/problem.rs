@@ -225,12 +225,8 @@ impl Problem {
         };
         let mut response = HttpResponseBuilder::new(self.status_code());
         match self.code {
-            // RFC 6750 §3.1: an error code only if a credential was presented.
-            Code::InvalidApiKey | Code::NoSession => {
+            code if code.status() == 401 => {
                 response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
-            }
-            Code::InvalidToken | Code::SessionEndedToken | Code::AmbiguousCookie => {
-                response.insert_header((header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\""));
             }
             Code::Overloaded | Code::StoreUnavailable => {
                 response.insert_header((header::RETRY_AFTER, "1"));

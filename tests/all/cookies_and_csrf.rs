@@ -629,3 +629,30 @@ async fn ending_all_of_the_own_sessions_by_cookie_clears_it() {
     let reply = server.delete(path).bearer(&grace.token).send().await;
     assert_eq!((reply.status, reply.header("set-cookie")), (200, None));
 }
+
+#[tokio::test]
+async fn person_who_follows_a_link_from_elsewhere_is_let_through() {
+    let server = TestServer::start().await;
+    let ada = server.sign_in("ada").await;
+    for (mode, status) in [("navigate", 200), ("cors", 403), ("no-cors", 403)] {
+        let request = server
+            .get("/v1/session")
+            .cookie(&ada.token)
+            .header("sec-fetch-site", "cross-site");
+        let reply = request.header("sec-fetch-mode", mode).send().await;
+        assert_eq!(reply.status, status, "{mode}: {}", reply.text);
+    }
+}
+
+#[tokio::test]
+async fn bearer_header_with_a_tab_does_not_lead_to_the_cookie() {
+    let server = TestServer::start().await;
+    let ada = server.sign_in("ada").await;
+    for value in ["Bearer\tsst_bad", "Bearer", "bearer  ", "BEARER sst_bad"] {
+        let request = server
+            .get("/v1/session")
+            .cookie(&ada.token)
+            .header("authorization", value);
+        request.send().await.assert_problem(401, "invalid_token");
+    }
+}

@@ -529,3 +529,54 @@ async fn unknown_app_is_422() {
     }
     assert_eq!(server.check(&ada.token).await.status, 200);
 }
+
+#[tokio::test]
+async fn person_cannot_give_the_reasons_of_the_server_and_the_application() {
+    let server = TestServer::start().await;
+    let (ada, other) = (server.sign_in("ada").await, server.sign_in("ada").await);
+    for reason in [
+        "credentials_changed",
+        "user_blocked",
+        "session_limit_exceeded",
+        "idle_timeout",
+    ] {
+        for path in [
+            "/v1/me/sessions".to_owned(),
+            format!("/v1/me/sessions/{}", other.id),
+        ] {
+            let reply = server
+                .delete(&format!("{path}?reason={reason}"))
+                .bearer(&ada.token)
+                .send()
+                .await;
+            reply.assert_problem(422, "validation_failed");
+            assert_eq!(reply.wrong_fields(), ["reason"]);
+        }
+    }
+    assert_eq!(server.check(&other.token).await.status, 200);
+}
+
+#[tokio::test]
+async fn anonymous_visitor_need_not_have_signed_in_lately_to_end_that_visit() {
+    let within = |config: &mut Config| {
+        let app = config
+            .apps
+            .get_mut(&AppName::default_app())
+            .expect("the default app");
+        app.reauthenticate_within_secs = Some(900);
+    };
+    let server = TestServer::start_with(within).await;
+    let visitor = server.create(json!({})).await;
+    for (path, count) in [
+        ("/v1/me/sessions", 0),
+        ("/v1/me/sessions?include_current=true", 1),
+    ] {
+        let reply = server.delete(path).bearer(&visitor.token).send().await;
+        assert_eq!(
+            (reply.status, &reply.json["revoked_count"]),
+            (200, &json!(count)),
+            "{}",
+            reply.text
+        );
+    }
+}
