@@ -79,14 +79,18 @@ function showPanel(state, title, why, more, link) {
 	if (isNew) heading.focus();
 }
 
+let answer; // takes the answer to the question that stands
+
+// The event of a closed dialog comes late: the next question may stand by then, and it is not the one answered.
+dialog.addEventListener('close', () => dialog.open || answer?.(dialog.returnValue === 'yes'));
+
 /** Resolves to whether the person is sure. */
 export function ask([title, sentence, confirm]) {
+	answer?.(false);
 	put($('h2', dialog), title);
 	put($('p', dialog), sentence);
 	put($('[data-action=confirm]', dialog), confirm);
 	dialog.returnValue = '';
 	dialog.showModal();
-	return new Promise((resolve) => {
-		dialog.addEventListener('close', () => resolve(dialog.returnValue === 'yes'), { once: true });
-	});
+	return new Promise((resolve) => { answer = resolve; });
 }

@@ -403,6 +403,43 @@ async fn session_is_ended_by_keyboard_alone() {
         .assert_problem(401, "session_ended");
 }
 
+#[tokio::test]
+async fn question_asked_again_at_once_gets_its_own_answer() {
+    let stage = Stage::set().await;
+    let phone = stage.elsewhere(SAFARI_ON_IPHONE, ZURICH).await;
+    let mac = stage.elsewhere(CHROME_ON_MACOS, ZURICH).await;
+    let browser = &stage.browser;
+    sign_in(browser, "ada").await;
+    // In one go, so that the event of the first dialog's closing comes when the second question stands.
+    let end = |session: &SignedIn| {
+        format!(
+            "document.querySelector({}).click();",
+            quoted(&format!("{} [data-action=end]", card(session)))
+        )
+    };
+    let script = format!(
+        "{} document.querySelector('dialog').close(''); {}",
+        end(&phone),
+        end(&mac)
+    );
+    browser.execute(&script, Vec::new()).await.expect("two questions");
+    browser.until_seen("dialog").await;
+    browser.click("[data-action=confirm]").await;
+    browser
+        .until(&format!("!document.querySelector({})", quoted(&card(&mac))))
+        .await;
+    assert_eq!(
+        stage.server.check(&phone.token).await.status,
+        200,
+        "the first question was not confirmed"
+    );
+    stage
+        .server
+        .check(&mac.token)
+        .await
+        .assert_problem(401, "session_ended");
+}
+
 /// The action of the button that has the focus.
 async fn focus(browser: &Browser) -> Value {
     browser.eval("document.activeElement.dataset.action").await
