@@ -285,8 +285,9 @@ impl Browser {
         self.eval(&expression).await.as_u64().expect("a number")
     }
 
-    /// Clicks where a person would; what is covered or out of reach cannot be clicked.
+    /// Clicks where a person would, once it is there; what is covered or out of reach cannot be clicked.
     pub async fn click(&self, css: &str) {
+        self.until_seen(css).await;
         let element = self.find(Locator::Css(css)).await;
         let element = element.unwrap_or_else(|error| panic!("{css}: {error}"));
         let result = element.click().await;
