@@ -235,6 +235,18 @@ pub struct Cursor {
     pub id: SessionId,
 }
 
+/// Cuts what was read to a page. One more than the page is read, to know whether there is a next one.
+fn cut_page(mut sessions: Vec<Session>, limit: usize) -> (Vec<Session>, Option<Cursor>) {
+    let more = sessions.len() > limit;
+    sessions.truncate(limit);
+    let last = sessions.last().filter(|_| more);
+    let next = last.map(|last| Cursor {
+        signed_in_at: last.signed_in_at,
+        id: last.id,
+    });
+    (sessions, next)
+}
+
 /// One user's sessions, newest sign-in first.
 #[derive(Debug, Clone)]
 pub struct UserList {

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{
-    Answer, AppList, AppPage, BulkEnding, Committed, Creation, Cursor, EndRequest, Hooks, KeyRecord,
-    NewSession, Outcome, Owner, Scope, SessionPatch, SessionStore, StatusFilter, UserList, UserPage,
-    UserPatch, UserRecord,
+    Answer, AppList, AppPage, BulkEnding, Committed, Creation, EndRequest, Hooks, KeyRecord, NewSession,
+    Outcome, Owner, Scope, SessionPatch, SessionStore, StatusFilter, UserList, UserPage, UserPatch,
+    UserRecord, cut_page,
 };
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -288,17 +288,6 @@ fn matches(status: StatusFilter, session: &Session, now: Timestamp) -> bool {
         StatusFilter::Ended => !session.is_active(now),
         StatusFilter::All => true,
     }
-}
-
-fn cut_page(mut sessions: Vec<Session>, limit: usize) -> (Vec<Session>, Option<Cursor>) {
-    let more = sessions.len() > limit;
-    sessions.truncate(limit);
-    let next = sessions.last().filter(|_| more);
-    let next = next.map(|last| Cursor {
-        signed_in_at: last.signed_in_at,
-        id: last.id,
-    });
-    (sessions, next)
 }
 
 impl SessionStore for MemoryStore {

@@ -5,7 +5,9 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 use super::rows::{self, KEY_COLUMNS, SESSION_COLUMNS, USER_COLUMNS};
 use crate::clock::Timestamp;
 use crate::session::{AppName, KeyId, Session, SessionId};
-use crate::store::{AppList, AppPage, Cursor, KeyRecord, StatusFilter, UserList, UserPage, UserRecord};
+use crate::store::{
+    AppList, AppPage, Cursor, KeyRecord, StatusFilter, UserList, UserPage, UserRecord, cut_page,
+};
 use crate::user::{UserId, UserSettings};
 
 pub(super) fn high_water(connection: &Connection) -> rusqlite::Result<Option<Timestamp>> {
@@ -203,18 +205,6 @@ const FROM_THE_NEWEST: Cursor = Cursor {
     signed_in_at: Timestamp::from_millis(i64::MAX),
     id: SessionId::from_bytes([0xff; 16]),
 };
-
-/// One more than the page was read, to know whether there is a next one.
-fn cut_page(mut sessions: Vec<Session>, limit: usize) -> (Vec<Session>, Option<Cursor>) {
-    let more = sessions.len() > limit;
-    sessions.truncate(limit);
-    let last = sessions.last().filter(|_| more);
-    let next = last.map(|last| Cursor {
-        signed_in_at: last.signed_in_at,
-        id: last.id,
-    });
-    (sessions, next)
-}
 
 #[cfg(test)]
 mod tests {
