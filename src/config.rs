@@ -29,7 +29,7 @@ use ipnet::IpNet;
 use self::layers::{Layers, key_path};
 use self::mistake::shown_key;
 pub use self::mistake::{ConfigError, Mistake, Source};
-use crate::session::{AppName, Timeouts};
+use crate::session::{AppName, OnLimit, OnTokenReuse, Timeouts};
 use crate::user::Tiers;
 
 /// The lowest layer.
@@ -71,6 +71,8 @@ pub struct ServerConfig {
     pub workers: usize,
     /// How long a stopping server waits for running requests, in seconds (10).
     pub shutdown_grace_secs: u64,
+    /// The file with the server's own key (none); without one it is beside the database, with `.key` added to its name.
+    pub key_file: Option<PathBuf>,
 }
 
 /// `[database]`: the SQLite file.
@@ -137,8 +139,25 @@ pub struct AppConfig {
     pub remember_idle_timeout_secs: u64,
     /// The same life for sign-ins that ask to be remembered, in seconds (90 days).
     pub remember_absolute_timeout_secs: u64,
+    /// What a sign-in does at the user's limit (`evict`).
+    pub on_limit: OnLimit,
     /// How fresh a sign-in must be to end another session of the person, in seconds; off by default.
     pub reauthenticate_within_secs: Option<u64>,
+    /// How long a replaced token is still good once its successor has been used, in seconds (30).
+    pub renew_grace_secs: u64,
+    /// What a renewal does whose token was replaced longer ago than that (`revoke`).
+    pub on_token_reuse: OnTokenReuse,
+    /// Whether visitors may start sessions of nobody by themselves (no).
+    pub anonymous: bool,
+    /// How many of those may be started in an hour from one IPv4 address or IPv6 /64 (60).
+    pub anonymous_per_hour: u32,
+    /// Longest pause between uses of a session that a visitor started, in seconds (1 day). The default may be longer
+    /// than [`Self::absolute_timeout_secs`], which then ends the session.
+    pub anonymous_idle_timeout_secs: u64,
+    /// Active sessions of nobody with which visitors can start no more (100,000).
+    pub anonymous_max: u32,
+    /// Most active sessions with an id that the client chose (100,000).
+    pub client_sessions_max: u32,
     /// The cookie.
     pub cookie: CookieConfig,
 }

@@ -806,6 +806,55 @@ impl Timeouts {
     }
 }
 
+/// What a sign-in does whose user has as many active sessions as they may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnLimit {
+    /// It ends the session with the oldest sign-in.
+    Evict,
+    /// It is refused and the sessions are listed, so that the person can choose.
+    Deny,
+}
+
+impl OnLimit {
+    /// All of them, with the names they have in the configuration.
+    pub const NAMES: [(Self, &'static str); 2] = [(Self::Evict, "evict"), (Self::Deny, "deny")];
+
+    /// The name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        name_of(&Self::NAMES, self)
+    }
+
+    /// The rule with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        with_name(&Self::NAMES, name)
+    }
+}
+
+/// What a renewal does whose token was replaced longer ago than the grace: someone kept a copy, and it is not known
+/// whether the holder of the successor is the thief or the person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnTokenReuse {
+    /// It is refused, and the session ends for both.
+    Revoke,
+    /// It is refused, and observers are told.
+    Notify,
+}
+
+impl OnTokenReuse {
+    /// All of them, with the names they have in the configuration.
+    pub const NAMES: [(Self, &'static str); 2] = [(Self::Revoke, "revoke"), (Self::Notify, "notify")];
+
+    /// The name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        name_of(&Self::NAMES, self)
+    }
+
+    /// The rule with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        with_name(&Self::NAMES, name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,7 +14,7 @@ use super::mistake::{Mistake, Source, shown_key, shown_section};
 use super::section::{LIST_LEN_MAX, Section};
 use super::value::Value;
 
-/// Largest file that is read, in bytes; the annotated one has about 8 KiB.
+/// Largest file that is read, in bytes; the annotated one has about 10 KiB.
 const FILE_LEN_MAX: u64 = 1024 * 1024;
 /// Most syntax errors of a file that are told: the later ones tend to be consequences.
 const SYNTAX_ERRORS_MAX: usize = 10;

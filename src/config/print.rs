@@ -18,6 +18,10 @@ impl Config {
         text.key("trusted_proxies", list(&self.server.trusted_proxies));
         text.key("workers", self.server.workers);
         text.key("shutdown_grace_secs", self.server.shutdown_grace_secs);
+        text.optional_key(
+            "key_file",
+            self.server.key_file.as_ref().map(|path| quoted(path.display())),
+        );
         text.section("database");
         text.key("path", quoted(self.database.path.display()));
         text.key("read_pool", self.database.read_pool);
@@ -83,7 +87,15 @@ impl Printer {
             "remember_absolute_timeout_secs",
             app.remember_absolute_timeout_secs,
         );
+        self.key("on_limit", quoted(app.on_limit.as_str()));
         self.optional_key("reauthenticate_within_secs", app.reauthenticate_within_secs);
+        self.key("renew_grace_secs", app.renew_grace_secs);
+        self.key("on_token_reuse", quoted(app.on_token_reuse.as_str()));
+        self.key("anonymous", app.anonymous);
+        self.key("anonymous_per_hour", app.anonymous_per_hour);
+        self.key("anonymous_idle_timeout_secs", app.anonymous_idle_timeout_secs);
+        self.key("anonymous_max", app.anonymous_max);
+        self.key("client_sessions_max", app.client_sessions_max);
         self.section(&format!("apps.{name}.cookie"));
         self.key("profile", quoted(app.cookie.profile.as_str()));
         self.key("name_suffix", quoted(&app.cookie.name_suffix));

@@ -9,7 +9,7 @@ use super::{
     AppConfig, CacheConfig, Config, CookieConfig, DatabaseConfig, LocationConfig, OpsConfig, ServerConfig,
     SessionsConfig, texts,
 };
-use crate::session::AppName;
+use crate::session::{AppName, OnLimit, OnTokenReuse};
 use crate::user::{SESSIONS_PER_USER_MAX, Tiers};
 
 const DAY_SECS: i64 = 24 * 60 * 60;
@@ -33,6 +33,12 @@ const QUEUE_LEN: RangeInclusive<i64> = 1..=1_000_000;
 const CACHE_CAPACITY: RangeInclusive<i64> = 1..=50_000_000;
 /// From 1 MiB, below which a cache holds next to nothing, to 1 TiB, more than one machine has.
 const CACHE_BYTES: RangeInclusive<i64> = 1024 * 1024..=1024 * 1024 * 1024 * 1024;
+/// An hour is as long as an answer can sensibly be under way; all the while a stolen token is as good as its successor.
+const RENEW_GRACE_SECS: RangeInclusive<i64> = 0..=3_600;
+/// A million an hour is more than any one address has visitors; it is no limit any more.
+const ANONYMOUS_PER_HOUR: RangeInclusive<i64> = 1..=1_000_000;
+/// Ten million sessions that nobody signed in for are some gigabytes of database.
+const UNSIGNED_SESSIONS: RangeInclusive<i64> = 1..=10_000_000;
 /// What a user can have at all.
 const TIER_LIMIT: RangeInclusive<i64> = 0..=SESSIONS_PER_USER_MAX as i64;
 /// What stands for the most sessions that a user can have.
@@ -49,6 +55,7 @@ impl Config {
             trusted_proxies: section.list("trusted_proxies", texts::NETWORK_RULE, texts::network),
             workers: section.number("workers", WORKERS),
             shutdown_grace_secs: section.number("shutdown_grace_secs", SHUTDOWN_GRACE_SECS),
+            key_file: section.optional_text("key_file", texts::PATH_RULE, texts::path),
         };
         let mut section = layers.section(&["database"]);
         let database = DatabaseConfig {
@@ -78,6 +85,7 @@ impl Config {
             allow: section.list("allow", texts::NETWORK_RULE, texts::network),
         };
         let apps = read_apps(layers);
+        check_key_file(layers, &server, &database);
         check_touch_interval(layers, sessions.touch_interval_secs, &apps);
         check_hosts(layers, &apps);
         check_cookies(layers, &apps);
@@ -157,9 +165,22 @@ fn read_app(layers: &mut Layers, name: &str) -> AppConfig {
         absolute_timeout_secs: section.number("absolute_timeout_secs", TIMEOUT_SECS),
         remember_idle_timeout_secs: section.number("remember_idle_timeout_secs", TIMEOUT_SECS),
         remember_absolute_timeout_secs: section.number("remember_absolute_timeout_secs", TIMEOUT_SECS),
+        on_limit: section.text("on_limit", "must be \"evict\" or \"deny\"", OnLimit::parse),
         reauthenticate_within_secs: section.optional_number("reauthenticate_within_secs", TIMEOUT_SECS),
+        renew_grace_secs: section.number("renew_grace_secs", RENEW_GRACE_SECS),
+        on_token_reuse: section.text(
+            "on_token_reuse",
+            "must be \"revoke\" or \"notify\"",
+            OnTokenReuse::parse,
+        ),
+        anonymous: section.boolean("anonymous"),
+        anonymous_per_hour: section.number("anonymous_per_hour", ANONYMOUS_PER_HOUR),
+        anonymous_idle_timeout_secs: section.number("anonymous_idle_timeout_secs", TIMEOUT_SECS),
+        anonymous_max: section.number("anonymous_max", UNSIGNED_SESSIONS),
+        client_sessions_max: section.number("client_sessions_max", UNSIGNED_SESSIONS),
         cookie,
     };
+    let anonymous_default = section.default_number("anonymous_idle_timeout_secs");
     for (prefix, timeouts) in [("", app.timeouts()), ("remember_", app.remember_timeouts())] {
         let key = |which| format!("{prefix}{which}_timeout_secs");
         let (idle, absolute) = (timeouts.idle_millis / 1000, timeouts.absolute_millis / 1000);
@@ -169,11 +190,37 @@ fn read_app(layers: &mut Layers, name: &str) -> AppConfig {
             layers.contradiction(&path("idle"), &[&path("absolute")], message);
         }
     }
+    check_anonymous_timeout(layers, name, &app, anonymous_default);
     app
+}
+
+/// An app with a short absolute timeout need not know of the built-in pause of visitors, which that timeout cuts; one of
+/// the person's own would never act. By its value, not by who gave it: a printed configuration gives every key.
+fn check_anonymous_timeout(layers: &mut Layers, name: &str, app: &AppConfig, default: Option<i64>) {
+    let (idle, absolute) = (app.anonymous_idle_timeout_secs, app.absolute_timeout_secs);
+    if idle > absolute && default != i64::try_from(idle).ok() {
+        let message = format!("must be at most absolute_timeout_secs ({absolute}), not {idle}");
+        let path = |key| app_key(name, &[key]);
+        layers.contradiction(
+            &path("anonymous_idle_timeout_secs"),
+            &[&path("absolute_timeout_secs")],
+            message,
+        );
+    }
 }
 
 fn app_key(app: &str, keys: &[&str]) -> KeyPath {
     key_path(&[&["apps", app], keys].concat())
+}
+
+/// Whichever were made first would be no good as the other.
+fn check_key_file(layers: &mut Layers, server: &ServerConfig, database: &DatabaseConfig) {
+    if server.key_file.as_ref() == Some(&database.path) {
+        let file = database.path.display().to_string();
+        let message = format!("must be another file than [database] path, not {file:?}");
+        let (key_file, path) = (key_path(&["server", "key_file"]), key_path(&["database", "path"]));
+        layers.contradiction(&key_file, &[&path], message);
+    }
 }
 
 /// The built-in interval is shortened for sessions with a short idle timeout; one of the person's own that contradicts
@@ -185,8 +232,16 @@ fn check_touch_interval(layers: &mut Layers, interval_secs: u64, apps: &BTreeMap
         return;
     }
     let idles = apps.iter().flat_map(|(name, app)| {
-        let remembered = (name, "remember_idle_timeout_secs", app.remember_idle_timeout_secs);
-        [(name, "idle_timeout_secs", app.idle_timeout_secs), remembered]
+        let signed_in = [
+            (name, "idle_timeout_secs", app.idle_timeout_secs),
+            (name, "remember_idle_timeout_secs", app.remember_idle_timeout_secs),
+        ];
+        let visiting = (
+            name,
+            "anonymous_idle_timeout_secs",
+            app.anonymous_idle_timeout_secs,
+        );
+        signed_in.into_iter().chain(app.anonymous.then_some(visiting))
     });
     if let Some((name, key, idle)) = idles
         .min_by_key(|(.., idle)| *idle)

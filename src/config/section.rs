@@ -24,6 +24,11 @@ impl Section<'_> {
         key_path(&[self.path.as_slice(), &[key.to_owned()]].concat())
     }
 
+    /// The path of a key's default.
+    fn default_path(&self, key: &str) -> KeyPath {
+        key_path(&[self.defaults.as_slice(), &[key.to_owned()]].concat())
+    }
+
     /// A whole number in a range.
     pub(super) fn number<N: TryFrom<i64>>(&mut self, key: &str, range: RangeInclusive<i64>) -> N {
         given(self.optional_number(key, range))
@@ -117,7 +122,8 @@ impl Section<'_> {
 
     /// The number that the defaults give.
     pub(super) fn default_number(&self, key: &str) -> Option<i64> {
-        self.layers.entries.get(&self.path(key))?.first()?.value.integer()
+        let entries = self.layers.entries.get(&self.default_path(key))?;
+        entries.first()?.value.integer()
     }
 
     fn read<T>(&mut self, key: &str, rule: &str, read: impl Fn(&Value) -> Option<T>) -> Option<T> {
@@ -140,8 +146,7 @@ impl Section<'_> {
         let all = if self.path == self.defaults {
             own
         } else {
-            let default = key_path(&[self.defaults.as_slice(), &[key.to_owned()]].concat());
-            let defaults = entries(&default)
+            let defaults = entries(&self.default_path(key))
                 .into_iter()
                 .filter(|entry| entry.source == Source::Defaults);
             defaults.chain(own).collect()

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use sessiond::config::{Config, ConfigError, CookieProfile, Flags};
-use sessiond::session::{AppName, Timeouts};
+use sessiond::session::{AppName, OnLimit, OnTokenReuse, Timeouts};
 use sessiond::user::UserSettings;
 use tempfile::TempDir;
 
@@ -91,6 +91,7 @@ const EVERYTHING: &str = r#"
     trusted_proxies = ["10.0.0.0/8", "2001:db8::1/128"]
     workers = 3
     shutdown_grace_secs = 4
+    key_file = "/keys/\"a\".key"
     [database]
     path = "/a \"b\"\\c/ä.db"
     read_pool = 5
@@ -121,7 +122,15 @@ const EVERYTHING: &str = r#"
     absolute_timeout_secs = 140
     remember_idle_timeout_secs = 150
     remember_absolute_timeout_secs = 160
+    on_limit = "deny"
     reauthenticate_within_secs = 17
+    renew_grace_secs = 18
+    on_token_reuse = "notify"
+    anonymous = true
+    anonymous_per_hour = 19
+    anonymous_idle_timeout_secs = 120
+    anonymous_max = 21
+    client_sessions_max = 22
     cookie = { profile = "loopback", name_suffix = "shop-1_A" }
     [apps.blog.cookie]
     profile = "shared"
@@ -156,6 +165,49 @@ fn defaults_are_what_the_annotated_file_says() {
     );
     assert_eq!(default.cookie.profile, CookieProfile::Host);
     assert_eq!(config.check_for_serving(), Ok(()));
+}
+
+#[test]
+fn unless_told_otherwise_limits_evict_reuse_revokes_and_visitors_start_nothing() {
+    let config = load("[apps.shop]");
+    assert_eq!(config.server.key_file, None);
+    let shop = &config.apps[&app("shop")];
+    assert_eq!(
+        (shop.on_limit, shop.on_token_reuse, shop.renew_grace_secs),
+        (OnLimit::Evict, OnTokenReuse::Revoke, 30)
+    );
+    assert!(!shop.anonymous);
+    assert_eq!(
+        (
+            shop.anonymous_per_hour,
+            shop.anonymous_idle_timeout_secs,
+            shop.anonymous_max,
+            shop.client_sessions_max
+        ),
+        (60, 86_400, 100_000, 100_000)
+    );
+}
+
+#[test]
+fn apps_have_their_own_rules_for_limits_renewals_and_visitors() {
+    let config = load(EVERYTHING);
+    assert_eq!(config.server.key_file, Some(PathBuf::from("/keys/\"a\".key")));
+    let shop = &config.apps[&app("shop")];
+    assert_eq!(
+        (shop.on_limit, shop.on_token_reuse, shop.renew_grace_secs),
+        (OnLimit::Deny, OnTokenReuse::Notify, 18)
+    );
+    assert!(shop.anonymous);
+    assert_eq!(
+        (
+            shop.anonymous_per_hour,
+            shop.anonymous_idle_timeout_secs,
+            shop.anonymous_max,
+            shop.client_sessions_max
+        ),
+        (19, 120, 21, 22)
+    );
+    assert!(!config.apps[&app("blog")].anonymous, "no app has another's rules");
 }
 
 #[test]
@@ -522,7 +574,7 @@ fn no_text_makes_it_panic() {
 #[test]
 fn numbers_are_bounded_on_both_sides() {
     let day = 24 * 60 * 60;
-    let cases: [(&str, i64, i64); 17] = [
+    let cases: [(&str, i64, i64); 22] = [
         ("server.workers", 0, 256),
         ("server.shutdown_grace_secs", 0, 600),
         ("database.read_pool", 1, 64),
@@ -540,6 +592,11 @@ fn numbers_are_bounded_on_both_sides() {
         ("apps.default.remember_absolute_timeout_secs", 1, 400 * day),
         ("apps.default.reauthenticate_within_secs", 1, 400 * day),
         ("apps.shop.reauthenticate_within_secs", 1, 400 * day),
+        ("apps.default.renew_grace_secs", 0, 3_600),
+        ("apps.default.anonymous_per_hour", 1, 1_000_000),
+        ("apps.default.anonymous_idle_timeout_secs", 1, 400 * day),
+        ("apps.default.anonymous_max", 1, 10_000_000),
+        ("apps.default.client_sessions_max", 1, 10_000_000),
     ];
     for (key, min, max) in cases {
         for beyond in [min - 1, max + 1, i64::MIN, i64::MAX] {
@@ -626,6 +683,7 @@ fn places_to_listen_and_to_be_mounted_at_follow_their_rules() {
         &format!("/{}", "a".repeat(128)),
     );
     check_texts("database.path", "a | /a b/ä.db", " | :memory: | file:a.db | a\tb");
+    check_texts("server.key_file", "a | /a b/ä.key", " | a\tb");
 }
 
 #[test]
@@ -679,6 +737,20 @@ fn suffixes_profiles_and_tiers_follow_their_rules() {
 }
 
 #[test]
+fn rules_for_limits_and_reuse_are_one_of_two_words() {
+    check_texts("apps.default.on_limit", "evict | deny", " | Deny | revoke");
+    check_texts(
+        "apps.default.on_token_reuse",
+        "revoke | notify",
+        " | Notify | evict",
+    );
+    assert_told(
+        "apps.shop.on_limit = true",
+        "[apps.shop] on_limit: must be \"evict\" or \"deny\", not true",
+    );
+}
+
+#[test]
 fn names_of_apps_and_tiers_are_plain() {
     for name in ["Shop", "\"\"", "\"a b\"", "-a"] {
         assert_told(
@@ -715,6 +787,53 @@ fn idle_timeouts_longer_than_their_absolute_ones_are_refused() {
         mistakes(wrong).len(),
         1,
         "nothing is concluded from a wrong value"
+    );
+}
+
+#[test]
+fn only_a_pause_of_ones_own_for_visitors_can_contradict_the_absolute_timeout() {
+    for app in ["default", "shop"] {
+        let short = format!("[apps.{app}]\nidle_timeout_secs = 100\nabsolute_timeout_secs = 100\n");
+        let config = load(&short);
+        assert_eq!(
+            config.apps[&self::app(app)].anonymous_idle_timeout_secs,
+            86_400,
+            "cut for each session instead"
+        );
+        load(&format!("{short}anonymous_idle_timeout_secs = 100"));
+        assert_told(
+            &format!("{short}anonymous_idle_timeout_secs = 101"),
+            &format!(
+                "config.toml:4: [apps.{app}] anonymous_idle_timeout_secs: must be at most absolute_timeout_secs (100), \
+                 not 101"
+            ),
+        );
+    }
+}
+
+#[test]
+fn pause_of_visitors_counts_for_the_touch_interval_where_they_may_start_sessions() {
+    let file = |anonymous: bool, interval: u64| {
+        format!(
+            "[apps.shop]\nanonymous = {anonymous}\nanonymous_idle_timeout_secs = 100\n\
+             [sessions]\ntouch_interval_secs = {interval}"
+        )
+    };
+    load(&file(false, 11));
+    load(&file(true, 10));
+    assert_told(
+        &file(true, 11),
+        "config.toml:5: [sessions] touch_interval_secs: must be at most a tenth of [apps.shop] \
+         anonymous_idle_timeout_secs (100), not 11",
+    );
+}
+
+#[test]
+fn key_file_is_not_the_database() {
+    load("server.key_file = \"a.key\"\ndatabase.path = \"a.db\"");
+    assert_told(
+        "server.key_file = \"a.db\"\ndatabase.path = \"a.db\"",
+        "config.toml:1: [server] key_file: must be another file than [database] path, not \"a.db\"",
     );
 }
 
@@ -841,6 +960,7 @@ fn printed_configuration_reads_back_equal() {
         EVERYTHING,
         &annotated_with_optional_keys(),
         "apps.default.idle_timeout_secs = 20",
+        "apps.default = { idle_timeout_secs = 20, absolute_timeout_secs = 20 }",
     ] {
         let config = load(text);
         assert_eq!(load(&config.to_toml()), config, "{text}");
@@ -852,7 +972,7 @@ fn printed_configuration_reads_back_equal() {
 fn optional_keys_of_the_annotated_file_are_accepted() {
     let config = load(&annotated_with_optional_keys());
     let default = &config.apps[&AppName::default_app()];
-    assert!(config.location.database.is_some());
+    assert!(config.location.database.is_some() && config.server.key_file.is_some());
     assert!(default.sign_in_url.is_some() && default.reauthenticate_within_secs.is_some());
     assert_eq!(default.cookie.domain.as_deref(), Some("example.com"));
 }
