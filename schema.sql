@@ -1,6 +1,6 @@
--- The database of sessiond. PRAGMA user_version is the version of this schema; a change of it is a migration in
--- src/store/sqlite.rs. Times are integer milliseconds since the Unix epoch, UTC. Secrets are never stored, only
--- their SHA-256.
+-- The database of sessiond, as a new one is made. PRAGMA user_version is the version of this schema; what leads an older
+-- one to it is in src/store/sqlite.rs. Times are integer milliseconds since the Unix epoch, UTC. Secrets are never
+-- stored, only their SHA-256.
 
 -- Facts about the whole file, one row each.
 CREATE TABLE meta (
@@ -19,8 +19,9 @@ CREATE TABLE sessions (
     client_session_id   INTEGER,           -- an id that the client chose, unique per app among active ones
     token_hash          BLOB    NOT NULL CHECK (length(token_hash) = 32),
     previous_token_hash BLOB,              -- the replaced token after a renewal or a new sign-in, to recognise it
-    renew_nonce         BLOB,              -- makes the successor of a renewal; erased after the grace
-    grace_ends_at       INTEGER,           -- until when the replaced token is still good
+    renew_nonce         BLOB,              -- the current token was made with it by a renewal; erased after the grace
+    grace_ends_at       INTEGER,           -- until when a renewed token is still good; NULL: its successor is not seen yet
+    replaced_reported_at INTEGER,          -- when a use of the replaced token was last told
     name                TEXT,
     is_trusted          INTEGER NOT NULL DEFAULT 0 CHECK (is_trusted IN (0, 1)),
     user_agent          TEXT,              -- raw, bounded
@@ -47,6 +48,7 @@ CREATE TABLE sessions (
     auth                TEXT,              -- JSON object about the sign-in, bounded
     identities          TEXT,              -- JSON object: named identities beside the root one
     data_version        INTEGER NOT NULL DEFAULT 0,
+    started_from        TEXT,              -- the network of a visitor who started it alone; NULL: a backend did
     CHECK (expires_at = min(last_activity_at + idle_timeout, absolute_expires_at)),
     CHECK ((ended_at IS NULL) = (revoked_reason IS NULL) AND (ended_at IS NULL) = (ended_by IS NULL))
 ) STRICT;
@@ -63,6 +65,12 @@ CREATE INDEX sessions_by_ending ON sessions (ended_at) WHERE ended_at IS NOT NUL
 -- Holds what the code assumes about ids that clients choose; empty without them.
 CREATE UNIQUE INDEX sessions_by_client_id ON sessions (app, client_session_id)
     WHERE ended_at IS NULL AND client_session_id IS NOT NULL;
+
+-- The sweeper: nonces of renewals that are to be erased. Rows are here for some seconds after a renewal.
+CREATE INDEX sessions_by_grace ON sessions (grace_ends_at)
+    WHERE renew_nonce IS NOT NULL AND grace_ends_at IS NOT NULL;
+-- Counting what visitors of a network started within an hour; also what has ended since, or was given to a user.
+CREATE INDEX sessions_by_visitor ON sessions (app, started_from, created_at) WHERE started_from IS NOT NULL;
 
 -- Nested data of a session, apart from it so that lists and the cache stay small.
 CREATE TABLE session_data (
@@ -89,6 +97,20 @@ CREATE TABLE api_keys (
     created_at INTEGER NOT NULL,
     revoked_at INTEGER
 ) STRICT, WITHOUT ROWID;
+
+-- Creations that can be repeated for a day. Of the calls only fingerprints are kept, made with the API key's secret.
+CREATE TABLE idempotency_keys (
+    api_key_id  BLOB    NOT NULL,
+    key_print   BLOB    NOT NULL CHECK (length(key_print) = 32),  -- of the caller's key for the call
+    body_print  BLOB    NOT NULL CHECK (length(body_print) = 32), -- of what was asked for
+    session_id  BLOB    NOT NULL,
+    token_hash  BLOB    NOT NULL CHECK (length(token_hash) = 32), -- the session's first one: another means it changed
+    nonce       BLOB    NOT NULL,                                 -- makes the same token again with the API key
+    created_at  INTEGER NOT NULL,
+    PRIMARY KEY (api_key_id, key_print)
+) STRICT, WITHOUT ROWID;
+-- The purge: calls that are older than a day.
+CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
 
 -- What happened; each row is written in the transaction of the change it tells of.
 CREATE TABLE events (

@@ -19,6 +19,7 @@ use sessiond::clock::Clock;
 use sessiond::config::{Config, CookieConfig, CookieProfile, Flags};
 use sessiond::enrich::location::Locator;
 use sessiond::http::cookie;
+use sessiond::key_file;
 use sessiond::manager::{CheckAnswer, Demands, Revocation, SessionManager, SignIn, Use};
 use sessiond::metrics::Metrics;
 use sessiond::session::{AppName, EndedBy, Reason, Token};
@@ -140,8 +141,10 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     })?);
     let locator = Some(Arc::new(Locator::embedded()));
     let metrics = Arc::new(Metrics::new());
-    let sessions =
-        Arc::new(SessionManager::new(store, &config, Arc::new(Clock::system()), locator, metrics).await?);
+    // With it tokens are renewed; it lies beside the database and belongs in no backup.
+    let key = key_file::load_or_make(&std::env::temp_dir().join("sessiond-embed.db.key"))?;
+    let clock = Arc::new(Clock::system());
+    let sessions = Arc::new(SessionManager::new(store, &config, clock, key, locator, metrics).await?);
 
     // Uses are written, and passed deadlines written down, once a second.
     let (stop, stopped) = tokio::sync::watch::channel(false);

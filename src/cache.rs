@@ -21,7 +21,7 @@ use lru::LruCache;
 
 use crate::clock::Timestamp;
 use crate::metrics::CacheMetrics;
-use crate::session::{Session, SessionId, expires_at};
+use crate::session::{Grace, SecretHash, Session, SessionId, SuccessorSeen, Touch, WhichToken, expires_at};
 
 /// Locks that the entries are spread over: with a few workers two seldom meet at one.
 const SHARDS: usize = 16;
@@ -30,18 +30,25 @@ const FILLS_PER_SHARD_MAX: usize = 1_024;
 /// What an entry costs beside its session: the map's slot, the list's links, the counters.
 const ENTRY_OVERHEAD: usize = 160;
 
-/// A session in the cache: the row as it was read, and its latest use, which moves without a copy being made.
+/// A session in the cache: the row as it was read, and what moves without a copy being made: its latest use, and the end
+/// of a replaced token's grace, once its successor was seen.
 #[derive(Debug)]
 pub struct CachedSession {
     session: Session,
     last_activity: AtomicI64,
+    /// [`GRACE_OPEN`] until the successor is seen; of interest only if the row says that the grace is open.
+    grace_ends_at: AtomicI64,
 }
+
+/// The grace of a replaced token whose successor nobody has presented.
+const GRACE_OPEN: i64 = i64::MAX;
 
 impl CachedSession {
     /// A session as it was read, with its pending touch.
     pub fn new(session: Session) -> Self {
         Self {
             last_activity: AtomicI64::new(session.last_activity_at.as_millis()),
+            grace_ends_at: AtomicI64::new(GRACE_OPEN),
             session,
         }
     }
@@ -70,12 +77,53 @@ impl CachedSession {
         )
     }
 
+    /// Which of the session's tokens has this hash, with its grace as it is now.
+    pub fn which_token(&self, presented: &SecretHash) -> Option<WhichToken> {
+        let which = self.session.which_token(presented)?;
+        Some(match which {
+            WhichToken::Replaced(mut replaced) => {
+                replaced.grace = self.grace_now(replaced.grace);
+                WhichToken::Replaced(replaced)
+            }
+            WhichToken::Current => WhichToken::Current,
+        })
+    }
+
+    /// Whether the token before the current one is good until somebody presents the current one.
+    pub fn is_grace_open(&self) -> bool {
+        let grace = self.session.replaced.map(|replaced| replaced.grace);
+        grace.is_some_and(|grace| matches!(self.grace_now(grace), Grace::Open { .. }))
+    }
+
+    /// The current token was seen: the grace of the one before it ends then, or earlier if that is known.
+    pub fn note_successor(&self, seen: &SuccessorSeen) {
+        if seen.token_hash == self.session.token_hash {
+            self.grace_ends_at
+                .fetch_min(seen.grace_ends_at.as_millis(), Ordering::AcqRel);
+        }
+    }
+
+    fn grace_now(&self, grace: Grace) -> Grace {
+        match (grace, self.grace_ends_at.load(Ordering::Acquire)) {
+            (Grace::Open { .. }, GRACE_OPEN) => grace,
+            (Grace::Open { nonce }, ends_at) => Grace::Until {
+                ends_at: Timestamp::from_millis(ends_at),
+                nonce: Some(nonce),
+            },
+            (grace, _) => grace,
+        }
+    }
+
     /// The session with its latest use.
     pub fn to_session(&self) -> Session {
-        Session {
+        let mut session = Session {
             last_activity_at: self.last_activity_at(),
             ..self.session.clone()
+        };
+        if let Some(replaced) = &mut session.replaced {
+            replaced.grace = self.grace_now(replaced.grace);
         }
+        session
     }
 }
 
@@ -198,12 +246,16 @@ impl SessionCache {
 
     /// These uses were written: the copies get them, whichever copies they were answered from, and fills that are
     /// under way are spoilt.
-    pub fn note_written(&self, uses: impl Iterator<Item = (SessionId, Timestamp)>) {
-        for (id, at) in uses {
-            let mut shard = self.shard(id);
-            shard.spoil_fills(id);
-            if let Some(entry) = shard.entries.peek(&id) {
-                entry.record_use(at);
+    pub fn note_written(&self, touches: &[Touch]) {
+        for touch in touches {
+            let mut shard = self.shard(touch.id);
+            shard.spoil_fills(touch.id);
+            if let Some(entry) = shard.entries.peek(&touch.id) {
+                entry.record_use(touch.at);
+                touch
+                    .successor_seen
+                    .iter()
+                    .for_each(|seen| entry.note_successor(seen));
             }
         }
     }

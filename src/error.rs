@@ -3,7 +3,7 @@
 //! That a session does not exist, has ended, or that a token is malformed are answers
 //! (of a check), not errors.
 
-use crate::session::Ending;
+use crate::session::{Ending, Session};
 
 /// One thing wrong with one field of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,12 +39,50 @@ pub enum Error {
     /// The user is blocked until somebody unblocks them.
     #[error("the user is blocked")]
     UserBlocked,
-    /// The user may have no session at all.
-    #[error("the user's limit allows no further session")]
-    SessionLimitReached,
+    /// The user has as many sessions as they may: let them choose which of these are to end.
+    #[error("the user's limit of {max} allows no further session")]
+    SessionLimitReached {
+        /// How many they may have; 0 is none at all.
+        max: u32,
+        /// Those they have, newest sign-in first; of very many only the first.
+        active: Vec<Session>,
+    },
+    /// The app has as many sessions with ids of clients as it may; end some.
+    #[error("the app's limit of {max} allows no further session with an id of the client's")]
+    ClientSessionLimitReached {
+        /// How many it may have.
+        max: u32,
+    },
+    /// The session is another user's; start one for this user.
+    #[error("the session is another user's")]
+    SessionHasOtherUser,
     /// The sign-in was verified before the user's credentials changed; let them sign in again.
     #[error("the credentials were changed after this sign-in was verified")]
     CredentialsChanged,
+    /// The key of a repeatable call was used for another one; take a new key.
+    #[error("the idempotency key was used with another body")]
+    IdempotencyKeyReused,
+    /// What a repeated call made has changed since, so that its answer cannot be given again.
+    #[error("the session of the repeated call has changed since")]
+    IdempotencySessionChanged,
+    /// Somebody changed it meanwhile: read it again, then repeat the call with the new version.
+    #[error("the version is {version}")]
+    VersionMismatch {
+        /// The version now.
+        version: u64,
+    },
+    /// More than is kept; nothing was changed.
+    #[error("longer than {max} bytes")]
+    TooLarge {
+        /// How many bytes may be kept.
+        max: usize,
+    },
+    /// Too many of these lately; call again then.
+    #[error("too many requests for the next {retry_after_secs} s")]
+    TooManyRequests {
+        /// When, in seconds from now.
+        retry_after_secs: u64,
+    },
     /// Let the person sign in again, then repeat the call.
     #[error("a more recent sign-in is needed")]
     ReauthenticationRequired,

@@ -9,6 +9,12 @@ use crate::user::UserId;
 pub enum EventKind {
     /// A session was made.
     SessionCreated,
+    /// A user signed in with it: it has a new token, and every older one is dead.
+    SessionAuthenticated,
+    /// Its token was renewed.
+    SessionRenewed,
+    /// A token was used that had been replaced too long ago: somebody may have a copy.
+    SessionSuspicious,
     /// It was ended before a deadline.
     SessionRevoked,
     /// It was ended because its user reached the limit.
@@ -28,6 +34,9 @@ impl EventKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::SessionCreated => "session.created",
+            Self::SessionAuthenticated => "session.authenticated",
+            Self::SessionRenewed => "session.renewed",
+            Self::SessionSuspicious => "session.suspicious",
             Self::SessionRevoked => "session.revoked",
             Self::SessionEvicted => "session.evicted",
             Self::SessionExpired => "session.expired",
@@ -60,6 +69,8 @@ pub struct Event {
     pub user_id: Option<UserId>,
     /// Which session.
     pub session_id: Option<SessionId>,
+    /// The id that the client chose for it.
+    pub client_session_id: Option<i64>,
     /// Why, for endings.
     pub reason: Option<Reason>,
     /// By whom, for endings.
@@ -83,6 +94,7 @@ impl Event {
             app: session.app.clone(),
             user_id: session.user_id.clone(),
             session_id: Some(session.id),
+            client_session_id: session.client_session_id,
             reason: None,
             ended_by: None,
             device_info: session.device.as_ref().and_then(crate::session::Device::info),
@@ -102,6 +114,15 @@ impl Event {
         })
     }
 
+    /// The event of a use of a token that was replaced too long ago.
+    pub fn of_replaced_token(session: &Session, occurred_at: Timestamp) -> Self {
+        let explanation = "A token was used that had been replaced before: an old copy, or somebody else's.";
+        Self {
+            data: Some(serde_json::json!({ "explanation": explanation }).to_string()),
+            ..Self::about(session, EventKind::SessionSuspicious, occurred_at)
+        }
+    }
+
     /// An event about a user rather than one session.
     pub fn about_user(app: &AppName, user_id: &UserId, kind: EventKind, occurred_at: Timestamp) -> Self {
         Self {
@@ -110,6 +131,7 @@ impl Event {
             app: app.clone(),
             user_id: Some(user_id.clone()),
             session_id: None,
+            client_session_id: None,
             reason: None,
             ended_by: None,
             device_info: None,

@@ -6,9 +6,11 @@
 
 pub mod address;
 pub mod auth;
+pub mod client_sessions;
 pub mod cookie;
 pub mod dashboard;
 pub mod dev;
+pub mod identities;
 pub mod input;
 pub mod keys;
 pub mod me;
@@ -17,7 +19,9 @@ pub mod ops;
 pub mod problem;
 pub mod session;
 pub mod session_body;
+pub mod session_data;
 pub mod sessions;
+pub mod sign_ins;
 pub mod unread;
 pub mod users;
 
@@ -120,6 +124,8 @@ fn public(config: &mut web::ServiceConfig, is_dev: bool) {
             .route(web::head().to(session::head_own_session))
             .route(web::delete().to(session::sign_out)),
     );
+    config.service(at("/v1/session/renew", "POST").route(web::post().to(session::renew_token)));
+    config.service(at("/v1/me/session", "POST").route(web::post().to(me::start_own_session)));
     config.service(
         at("/v1/me/sessions", "GET, DELETE")
             .route(web::get().to(me::list_own_sessions))
@@ -156,7 +162,7 @@ fn service_plane(config: &mut web::ServiceConfig) {
     config.service(
         at("/v1/sessions", "GET, POST, DELETE")
             .route(web::get().to(sessions::list_sessions))
-            .route(web::post().to(sessions::create_session))
+            .route(web::post().to(sign_ins::create_session))
             .route(web::delete().to(sessions::revoke_all_sessions)),
     );
     config.service(at("/v1/sessions/check", "POST").route(web::post().to(sessions::check_session)));
@@ -165,6 +171,28 @@ fn service_plane(config: &mut web::ServiceConfig) {
             .route(web::get().to(sessions::get_session))
             .route(web::patch().to(sessions::update_session))
             .route(web::delete().to(sessions::revoke_session)),
+    );
+    config.service(
+        at("/v1/sessions/{id}/authenticate", "POST").route(web::post().to(sign_ins::authenticate_session)),
+    );
+    config.service(
+        at("/v1/sessions/{id}/data", "GET, PUT, PATCH, DELETE")
+            .route(web::get().to(session_data::get_session_data))
+            .route(web::put().to(session_data::put_session_data))
+            .route(web::patch().to(session_data::patch_session_data))
+            .route(web::delete().to(session_data::delete_session_data)),
+    );
+    config.service(
+        at("/v1/sessions/{id}/identities/{key}", "PUT, DELETE")
+            .route(web::put().to(identities::put_identity))
+            .route(web::delete().to(identities::delete_identity)),
+    );
+    config.service(
+        at("/v1/client-sessions/{n}", "GET, HEAD, PUT, DELETE")
+            .route(web::get().to(client_sessions::get_client_session))
+            .route(web::head().to(client_sessions::has_client_session))
+            .route(web::put().to(client_sessions::put_client_session))
+            .route(web::delete().to(client_sessions::revoke_client_session)),
     );
     config.service(
         at("/v1/users/{user_id}", "GET, PATCH")

@@ -17,7 +17,7 @@
 //!
 //! 1. A session that was ended before an answer was sent is refused by every check that starts after that answer.
 //! 2. What was acknowledged is on disk.
-//! 3. Of secrets only hashes are stored; none is ever logged.
+//! 3. In the database are only hashes of secrets; none is ever logged. The server's own key is in a file beside it.
 //! 4. One function ends sessions, whatever the reason; each ended row has exactly one ending event.
 //! 5. A user's limit is counted, enforced and inserted against in one transaction.
 //! 6. Eviction from memory, restarts and lost touches can only shorten a session. The clock never goes back.
@@ -27,11 +27,15 @@ pub mod session;
 
 pub mod user;
 
+pub mod data;
+
 pub mod event;
 
 pub mod error;
 
 pub mod clock;
+
+pub mod key_file;
 
 pub mod config;
 

@@ -11,17 +11,20 @@ use std::sync::Arc;
 use crate::cache::{CachedSession, Filled, SessionCache};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{AppConfig, Config};
+use crate::data::{DATA_DEPTH_MAX, DATA_LEN_MAX, Data, DataError, DataPath};
 use crate::enrich::{device, location::Locator};
 use crate::error::{Error, FieldError};
 use crate::metrics::Metrics;
 use crate::session::{
-    ApiKey, AppName, Auth, ClientHints, EndedBy, Ending, KeyId, NAME_CHARS_MAX, Reason, Secret, SecretHash,
-    Session, SessionId, Token, Touch, bounded_user_agent, is_clean_text,
+    AUTH_LEN_MAX, ApiKey, AppName, Auth, ClientHints, EndedBy, Ending, Grace, KeyId, NAME_CHARS_MAX, Nonce,
+    Reason, Replaced, Secret, SecretHash, ServerKey, Session, SessionId, SuccessorSeen, Timeouts, Token,
+    Touch, WhichToken, bounded_user_agent, is_clean_text, is_identity_key, network_of,
 };
 use crate::store::{
-    AppList, AppPage, BulkEnding, Committed, Creation, Cursor, EndRequest, Hooks, KeyRecord, NewSession,
-    Outcome, Owner, Scope, SessionPatch, SessionStore, StatusFilter, UserList, UserPage, UserPatch,
-    UserRecord,
+    AppList, AppPage, Authenticated, Authentication, BulkEnding, ClientId, Committed, Creation, Cursor,
+    DataOutcome, DataPatch, EndRequest, Hooks, Idempotency, KeyRecord, NewSession, Outcome, Owner,
+    REPORT_INTERVAL_MILLIS, Refused, Renewal, Renewed, Scope, SessionPatch, SessionStore, StatusFilter,
+    UserList, UserPage, UserPatch, UserRecord, Visitor,
 };
 use crate::touch::PendingTouches;
 use crate::user::{SESSIONS_PER_USER_MAX, Tiers, UserId};
@@ -30,6 +33,10 @@ use crate::user::{SESSIONS_PER_USER_MAX, Tiers, UserId};
 pub const APP_REVOKE_BATCH: usize = 500;
 /// Touches in one transaction: some 25 ms of the writer's time at a million sessions.
 const TOUCHES_PER_COMMIT: usize = 5_000;
+/// Sessions that a sign-in can name to be ended for it: as many as a refusal lists.
+const END_IDS_MAX: usize = crate::store::REFUSED_LIST_LEN_MAX;
+/// After how many seconds a visitor may ask again whom an app had no room for: some sessions have ended by then.
+const NO_ROOM_RETRY_SECS: u64 = 60;
 /// How often a row is read again because its session changed while it was read.
 const READS_PER_CHECK_MAX: usize = 3;
 
@@ -58,6 +65,35 @@ pub struct SignIn {
     pub remember: bool,
     /// When the credentials were verified; `None` is now.
     pub authenticated_at: Option<Timestamp>,
+    /// Sessions of the user that end with the sign-in, before the limit is looked at. Others' are left alone.
+    pub end_ids: Vec<SessionId>,
+    /// What the application keeps in the session.
+    pub data: Option<Data>,
+}
+
+/// A call that is to do once what it is made several times for.
+#[derive(Debug, Clone)]
+pub struct RepeatableCall {
+    /// Who calls; repetitions by others are other calls.
+    pub api_key: ApiKey,
+    /// The caller's name for the call.
+    pub key: String,
+    /// All that is asked for.
+    pub body: Vec<u8>,
+}
+
+/// What a session is started by.
+enum Start<'c> {
+    Backend,
+    Call(&'c RepeatableCall),
+    Client(i64),
+    Visitor,
+}
+
+/// A session that was started by a visitor, a client or a backend, or was there.
+enum Started {
+    New(SignedIn),
+    Existed(Session),
 }
 
 /// A session that was started.
@@ -69,6 +105,22 @@ pub struct SignedIn {
     pub token: Token,
     /// Sessions of the same user that were evicted for it.
     pub evicted: Vec<Session>,
+    /// Whether it was started by the same call before; then nothing happened now.
+    pub is_repeated: bool,
+}
+
+/// What became of a renewal.
+#[derive(Debug, Clone)]
+pub enum RenewAnswer {
+    /// The session and the token that is to be used from now on.
+    Renewed {
+        /// The session, after this use.
+        session: Box<Session>,
+        /// Its token: shown to the holder now.
+        token: Token,
+    },
+    /// The presented token is not good.
+    Refused(Refusal),
 }
 
 /// Whether a check counts as a use of the session.
@@ -103,6 +155,8 @@ pub enum CheckAnswer {
 pub enum Refusal {
     /// Unknown, of another app, or with a wrong secret: nobody learns which.
     InvalidToken,
+    /// The session has another token since, and the time in which this one was good as well is over.
+    TokenReplaced,
     /// The session has ended; only the holder of the right secret is told.
     SessionEnded(Ending),
     /// The sign-in is too old for what is asked.
@@ -116,9 +170,21 @@ impl Refusal {
     pub fn code(&self) -> &'static str {
         match self {
             Self::InvalidToken => "invalid_token",
+            Self::TokenReplaced => "token_replaced",
             Self::SessionEnded(_) => "session_ended",
             Self::ReauthenticationRequired => "reauthentication_required",
             Self::MissingTag => "missing_tag",
+        }
+    }
+
+    /// The same in a sentence.
+    pub fn detail(&self) -> &'static str {
+        match self {
+            Self::InvalidToken => "This is not the token of any session here.",
+            Self::TokenReplaced => "The session has a newer token, and this one is no longer good.",
+            Self::SessionEnded(_) => "The session has ended.",
+            Self::ReauthenticationRequired => "This needs a more recent sign-in.",
+            Self::MissingTag => "The session does not have every demanded tag.",
         }
     }
 }
@@ -173,8 +239,7 @@ impl Hooks for Held {
 
     fn announce(&self, committed: &Committed) {
         // First spoilt, then forgotten: a reader with an older row either still finds the touch or reads again.
-        self.cache
-            .note_written(committed.touched.iter().map(|touch| (touch.id, touch.at)));
+        self.cache.note_written(&committed.touched);
         self.touches.written(&committed.touched);
         self.touches
             .forget(committed.ended.iter().map(|session| session.id));
@@ -197,7 +262,7 @@ impl Hooks for Held {
 
 /// A reason as a metric's label: applications may make up reasons, and labels must be few.
 fn known_reason(reason: &str) -> &'static str {
-    const KNOWN: [&str; 8] = [
+    const KNOWN: [&str; 9] = [
         Reason::LOGOUT,
         Reason::LOGOUT_ALL,
         Reason::MANUAL,
@@ -206,6 +271,7 @@ fn known_reason(reason: &str) -> &'static str {
         Reason::ABSOLUTE_TIMEOUT,
         Reason::USER_BLOCKED,
         Reason::CREDENTIALS_CHANGED,
+        Reason::TOKEN_REUSE,
     ];
     KNOWN
         .into_iter()
@@ -218,6 +284,7 @@ pub struct SessionManager {
     store: Arc<dyn SessionStore>,
     held: Arc<Held>,
     clock: Arc<Clock>,
+    key: ServerKey,
     locator: Option<Arc<Locator>>,
     tiers: Arc<Tiers>,
     apps: BTreeMap<AppName, AppConfig>,
@@ -233,6 +300,7 @@ impl SessionManager {
         store: Arc<dyn SessionStore>,
         config: &Config,
         clock: Arc<Clock>,
+        key: ServerKey,
         locator: Option<Arc<Locator>>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Error> {
@@ -254,6 +322,7 @@ impl SessionManager {
             store,
             held,
             clock,
+            key,
             locator,
             tiers: Arc::new(config.tiers.clone()),
             apps: config.apps.clone(),
@@ -288,20 +357,82 @@ impl SessionManager {
 
     /// Starts a session.
     pub async fn create(&self, app: &AppName, sign_in: SignIn) -> Result<SignedIn, Error> {
+        self.start_new(app, sign_in, Start::Backend).await
+    }
+
+    /// Starts a session, once for all calls that are the same within a day: a repetition gets the same session and the
+    /// same token, as long as both are good.
+    pub async fn create_repeatably(
+        &self,
+        app: &AppName,
+        sign_in: SignIn,
+        call: &RepeatableCall,
+    ) -> Result<SignedIn, Error> {
+        self.start_new(app, sign_in, Start::Call(call)).await
+    }
+
+    /// Starts a session for a visitor who asks for it by themselves. What visitors may start is bounded.
+    pub async fn create_for_visitor(&self, app: &AppName, sign_in: SignIn) -> Result<SignedIn, Error> {
+        self.start_new(app, sign_in, Start::Visitor).await
+    }
+
+    /// The active session with the id that the client chose: started if there is none, else used, whatever `sign_in`
+    /// says. Answers whether it was started. Its token is not told: the id is what the client has.
+    pub async fn ensure_client_session(
+        &self,
+        app: &AppName,
+        client_session_id: i64,
+        sign_in: SignIn,
+    ) -> Result<(Session, bool), Error> {
+        let address = sign_in.ip_address;
+        match self.start(app, sign_in, Start::Client(client_session_id)).await? {
+            Started::New(signed_in) => Ok((signed_in.session, true)),
+            Started::Existed(session) => Ok((self.used(session, address), false)),
+        }
+    }
+
+    async fn start_new(&self, app: &AppName, sign_in: SignIn, start: Start<'_>) -> Result<SignedIn, Error> {
+        match self.start(app, sign_in, start).await? {
+            Started::New(signed_in) => Ok(signed_in),
+            Started::Existed(_) => Err(Error::store("a session was found that was not asked for")),
+        }
+    }
+
+    async fn start(&self, app: &AppName, sign_in: SignIn, start: Start<'_>) -> Result<Started, Error> {
         let policy = self.policy(app)?;
         let now = self.clock.now();
         self.validate(&sign_in, now)?;
-        let policy = if sign_in.remember {
-            policy.remember_timeouts()
-        } else {
-            policy.timeouts()
+        let mut timeouts = asked_timeouts(policy, &sign_in);
+        let (secret, idempotency) = match start {
+            Start::Call(call) => {
+                let nonce = Nonce::random();
+                let idempotency = Idempotency {
+                    api_key: call.api_key.id(),
+                    key: call.api_key.fingerprint("idempotency key", call.key.as_bytes()),
+                    body: call.api_key.fingerprint("body", &call.body),
+                    nonce,
+                };
+                (call.api_key.session_secret(&nonce), Some(idempotency))
+            }
+            Start::Backend | Start::Client(_) | Start::Visitor => (Secret::random(), None),
         };
-        let timeouts = policy.shortened(
-            sign_in.idle_timeout_secs.map(millis),
-            sign_in.absolute_timeout_secs.map(millis),
-        );
+        let visitor = matches!(start, Start::Visitor).then(|| Visitor {
+            network: network_of(sign_in.ip_address),
+            per_hour: policy.anonymous_per_hour,
+            total_max: policy.anonymous_max,
+        });
+        if visitor.is_some() {
+            let idle_millis = millis(policy.anonymous_idle_timeout_secs);
+            timeouts.idle_millis = timeouts.idle_millis.min(idle_millis);
+        }
+        let client = match start {
+            Start::Client(id) => Some(ClientId {
+                id,
+                total_max: policy.client_sessions_max,
+            }),
+            _ => None,
+        };
         let user_agent = sign_in.user_agent.as_deref().and_then(bounded_user_agent);
-        let secret = Secret::random();
         let is_anonymous = sign_in.user_id.is_none();
         let new = NewSession {
             now,
@@ -322,17 +453,171 @@ impl SessionManager {
             auth: sign_in.auth,
             tier: sign_in.tier,
             tiers: Arc::clone(&self.tiers),
+            on_limit: policy.on_limit,
+            end_ids: sign_in.end_ids,
+            data: sign_in.data,
+            client,
+            visitor,
+            idempotency,
         };
-        match self.store.create(new).await? {
-            Creation::Created { session, evicted } => Ok(SignedIn {
+        let signed_in = |session: Box<Session>, secret, evicted, is_repeated| {
+            Started::New(SignedIn {
                 token: Token::new(session.id, secret),
                 session: *session,
                 evicted,
+                is_repeated,
+            })
+        };
+        match self.store.create(new).await? {
+            Creation::Created { session, evicted } => Ok(signed_in(session, secret, evicted, false)),
+            Creation::Repeated { session, nonce } => match start {
+                Start::Call(call) => {
+                    let session = Box::new(self.with_pending(*session));
+                    Ok(signed_in(
+                        session,
+                        call.api_key.session_secret(&nonce),
+                        Vec::new(),
+                        true,
+                    ))
+                }
+                _ => Err(Error::store("a call was taken for a repetition that is none")),
+            },
+            Creation::Existed(session) => Ok(Started::Existed(*session)),
+            Creation::Refused(refused) => Err(refused.into()),
+            Creation::IdempotencyKeyReused => Err(Error::IdempotencyKeyReused),
+            Creation::IdempotencySessionChanged => Err(Error::IdempotencySessionChanged),
+            Creation::TooManyVisitors { retry_at } => Err(Error::TooManyRequests {
+                retry_after_secs: secs_until(retry_at, now),
             }),
-            Creation::UserBlocked => Err(Error::UserBlocked),
-            Creation::LimitReached => Err(Error::SessionLimitReached),
-            Creation::CredentialsChanged => Err(Error::CredentialsChanged),
+            Creation::AppFull => Err(match client {
+                Some(client) => Error::ClientSessionLimitReached {
+                    max: client.total_max,
+                },
+                None => Error::TooManyRequests {
+                    retry_after_secs: NO_ROOM_RETRY_SECS,
+                },
+            }),
         }
+    }
+
+    /// Gives a session that is nobody's to a user, or lets its user sign in again: the same session with a new token and
+    /// new deadlines, and every older token is dead at once.
+    pub async fn authenticate(
+        &self,
+        app: &AppName,
+        id: SessionId,
+        user_id: UserId,
+        sign_in: SignIn,
+    ) -> Result<SignedIn, Error> {
+        let policy = self.policy(app)?;
+        let now = self.clock.now();
+        let sign_in = SignIn {
+            user_id: Some(user_id.clone()),
+            ..sign_in
+        };
+        self.validate(&sign_in, now)?;
+        let timeouts = asked_timeouts(policy, &sign_in);
+        let secret = Secret::random();
+        let user_agent = sign_in.user_agent.as_deref().and_then(bounded_user_agent);
+        let authentication = Authentication {
+            now,
+            app: app.clone(),
+            id,
+            user_id,
+            token_hash: secret.hash(),
+            user_agent: user_agent.map(|text| {
+                let device = device::describe(Some(&text), &sign_in.client_hints);
+                (text, device)
+            }),
+            ip_address: sign_in.ip_address,
+            place: self.locate(sign_in.ip_address),
+            timeouts,
+            authenticated_at: sign_in.authenticated_at.unwrap_or(now),
+            auth: sign_in.auth,
+            tier: sign_in.tier,
+            tiers: Arc::clone(&self.tiers),
+            on_limit: policy.on_limit,
+            end_ids: sign_in.end_ids,
+        };
+        match self.store.authenticate(authentication).await? {
+            Authenticated::Done { session, evicted } => Ok(SignedIn {
+                token: Token::new(session.id, secret),
+                session: *session,
+                evicted,
+                is_repeated: false,
+            }),
+            Authenticated::OtherUser => Err(Error::SessionHasOtherUser),
+            Authenticated::Refused(refused) => Err(refused.into()),
+            Authenticated::AlreadyEnded(session) => Err(over(&session, now)),
+            Authenticated::NotFound => Err(Error::NotFound("session")),
+        }
+    }
+
+    /// Renews a token. Everyone who presents the same one gets the same successor, and the presented one stays good until
+    /// some time after that was first presented. Counts as a use, from this address if one is known.
+    pub async fn renew(
+        &self,
+        app: &AppName,
+        token: &Token,
+        address: Option<IpAddr>,
+    ) -> Result<RenewAnswer, Error> {
+        let policy = self.policy(app)?;
+        let mut lost = None;
+        loop {
+            let now = self.clock.now();
+            let nonce = Nonce::random();
+            let renewal = Renewal {
+                now,
+                app: app.clone(),
+                id: token.id(),
+                presented: token.hash(),
+                nonce,
+                successor: token.successor(&self.key, &nonce).hash(),
+                lost,
+                grace_millis: millis(policy.renew_grace_secs),
+                on_reuse: policy.on_token_reuse,
+            };
+            let refusal = match self.store.renew(renewal).await? {
+                Renewed::Successor { session, nonce } => {
+                    let successor = token.successor(&self.key, &nonce);
+                    if successor.hash() == session.token_hash {
+                        return Ok(RenewAnswer::Renewed {
+                            session: Box::new(self.used(*session, address)),
+                            token: successor,
+                        });
+                    }
+                    // It was made with another key file, and cannot be made again. Nobody has it if it was not seen.
+                    if lost.is_none() {
+                        lost = Some(nonce);
+                        continue;
+                    }
+                    Refusal::TokenReplaced
+                }
+                Renewed::Unchanged(session) => {
+                    return Ok(RenewAnswer::Renewed {
+                        session: Box::new(self.used(*session, address)),
+                        token: token.clone(),
+                    });
+                }
+                Renewed::Reused(session) => match session.ending {
+                    Some(ending) => Refusal::SessionEnded(ending),
+                    None => Refusal::TokenReplaced,
+                },
+                Renewed::Replaced => Refusal::TokenReplaced,
+                Renewed::AlreadyEnded(session) => match session.ending_as_of(now) {
+                    Some(ending) => Refusal::SessionEnded(ending),
+                    None => return Err(Error::store("a session was refused as ended that has no ending")),
+                },
+                Renewed::Unknown => Refusal::InvalidToken,
+            };
+            return Ok(RenewAnswer::Refused(refusal));
+        }
+    }
+
+    /// A session that was just read, after a use that is noted now.
+    fn used(&self, session: Session, address: Option<IpAddr>) -> Session {
+        let entry = Arc::new(CachedSession::new(self.with_pending(session)));
+        self.record_use(entry, self.clock.now(), address).to_session()
     }
 
     fn validate(&self, sign_in: &SignIn, now: Timestamp) -> Result<(), Error> {
@@ -365,6 +650,14 @@ impl SessionManager {
                     format!("is in the future; the server's time is {now}"),
                 );
             }
+        }
+        if sign_in.end_ids.len() > END_IDS_MAX {
+            wrong("end_ids", format!("may have {END_IDS_MAX} ids at most"));
+        } else if !sign_in.end_ids.is_empty() && sign_in.user_id.is_none() {
+            wrong(
+                "end_ids",
+                "are a user's; an anonymous session has none".to_owned(),
+            );
         }
         let timeouts = [
             ("idle_timeout_secs", sign_in.idle_timeout_secs),
@@ -426,16 +719,26 @@ impl SessionManager {
         demands: &Demands,
     ) -> CheckAnswer {
         // An unknown id is compared too, so that it takes as long as a known one.
-        let expected = entry
-            .as_ref()
-            .map_or(SecretHash::DUMMY, |entry| entry.row().token_hash);
-        let is_right = expected.matches(&presented);
-        let Some(entry) = entry.filter(|entry| is_right && entry.row().app == *app) else {
+        let which = entry.as_ref().map_or_else(
+            || compare_in_vain(&presented),
+            |entry| entry.which_token(&presented),
+        );
+        let entry = entry.filter(|entry| entry.row().app == *app);
+        let (Some(entry), Some(which)) = (entry, which) else {
             return CheckAnswer::Refused(Refusal::InvalidToken);
         };
         let now = self.clock.now();
+        if let WhichToken::Replaced(replaced) = which
+            && !self.is_still_good(&entry, replaced, now)
+        {
+            self.report_replaced(&entry, presented, now);
+            return CheckAnswer::Refused(Refusal::TokenReplaced);
+        }
         if let Some(ending) = self.ending_as_of(&entry, now) {
             return CheckAnswer::Refused(Refusal::SessionEnded(ending));
+        }
+        if which == WhichToken::Current && entry.is_grace_open() {
+            self.note_successor(&entry, now);
         }
         if let Some(refusal) = unmet(demands, entry.row(), now) {
             return CheckAnswer::Refused(refusal);
@@ -444,6 +747,50 @@ impl SessionManager {
             Use::Touch(address) => self.record_use(entry, now, address),
             Use::Look => entry,
         })
+    }
+
+    /// Whether the token before the current one is good at `now`.
+    fn is_still_good(&self, entry: &CachedSession, replaced: Replaced, now: Timestamp) -> bool {
+        if let Grace::Open { .. } = replaced.grace {
+            // Its successor may have been seen by another copy that is gone.
+            let pending = self.held.touches.get(entry.row().id);
+            if let Some(seen) = pending.and_then(|touch| touch.successor_seen) {
+                entry.note_successor(&seen);
+            }
+        }
+        match entry.which_token(&replaced.hash) {
+            Some(WhichToken::Replaced(replaced)) => replaced.grace.is_good(now),
+            _ => false,
+        }
+    }
+
+    /// The current token was presented for the first time: the one before it is good for a while only. Noted in memory
+    /// like a use, and written with the next flush.
+    fn note_successor(&self, entry: &CachedSession, now: Timestamp) {
+        let row = entry.row();
+        let grace_secs = self.policy(&row.app).map_or(0, |policy| policy.renew_grace_secs);
+        let seen = SuccessorSeen {
+            token_hash: row.token_hash,
+            grace_ends_at: now.plus_millis(millis(grace_secs)),
+        };
+        if self.held.touches.note_successor(row, seen) {
+            entry.note_successor(&seen);
+        } else {
+            self.held.metrics.touches_dropped.inc();
+        }
+    }
+
+    /// Has it written down that a token was used which had been replaced, if that is to be told. Nobody waits for it:
+    /// a check is answered whether or not anything can be written.
+    fn report_replaced(&self, entry: &CachedSession, presented: SecretHash, now: Timestamp) {
+        let is_to_be_told = match entry.which_token(&presented) {
+            Some(WhichToken::Replaced(replaced)) => replaced.is_to_be_reported(now, REPORT_INTERVAL_MILLIS),
+            _ => false,
+        };
+        if is_to_be_told && self.ending_as_of(entry, now).is_none() {
+            // Queued by the call itself.
+            drop(self.store.report_replaced(entry.row().id, presented, now));
+        }
     }
 
     /// Whether and how a session that was read or cached is over.
@@ -519,16 +866,87 @@ impl SessionManager {
         // Asked for before the row is read: a flush that commits meanwhile takes it away, and the row may lack it.
         let pending = self.held.touches.get(id);
         let session = self.store.find(id).await?;
-        let mut session = session
+        let session = session
             .filter(|session| session.app == *app && owner.owns(session))
             .ok_or(Error::NotFound("session"))?;
-        if let Some(touch) = pending
+        Ok(self.with_touches(session, pending))
+    }
+
+    /// The active session with the id that the client chose.
+    pub async fn find_client_session(&self, app: &AppName, client_session_id: i64) -> Result<Session, Error> {
+        let now = self.settled_now().await;
+        let session = self.store.find_client(app.clone(), client_session_id).await?;
+        session
+            .map(|session| self.with_pending(session))
+            .filter(|session| session.is_active(now))
+            .ok_or(Error::NotFound("session"))
+    }
+
+    /// Ends the active session with the id that the client chose.
+    pub async fn revoke_client_session(
+        &self,
+        app: &AppName,
+        client_session_id: i64,
+        revocation: Revocation,
+    ) -> Result<(), Error> {
+        let session = self.find_client_session(app, client_session_id).await?;
+        let request = self.end_request(revocation);
+        // By the session's own id: of two who end it at once one finds it ended, and no later one of the same id suffers.
+        match self
+            .store
+            .end(app.clone(), session.id, Owner::Anyone, request)
+            .await?
+        {
+            Outcome::Done(_) => Ok(()),
+            _ => Err(Error::NotFound("session")),
+        }
+    }
+
+    /// What is at a place in an active session's data, or all of it, and the data's version.
+    pub async fn find_data(
+        &self,
+        app: &AppName,
+        id: SessionId,
+        at: Option<&DataPath>,
+    ) -> Result<(serde_json::Value, u64), Error> {
+        let pending = self.held.touches.get(id);
+        let found = self.store.find_data(id).await?;
+        let (session, data) = found
+            .filter(|(session, _)| session.app == *app)
+            .ok_or(Error::NotFound("session"))?;
+        let session = self.with_touches(session, pending);
+        match session.ending_as_of(self.clock.now()) {
+            Some(ending) => Err(Error::SessionEnded(ending)),
+            None => Ok((data.get(at), session.data_version)),
+        }
+    }
+
+    /// Changes an active session's data; answers what is at the place now, or was taken, and the data's version.
+    pub async fn change_data(
+        &self,
+        app: &AppName,
+        id: SessionId,
+        patch: DataPatch,
+    ) -> Result<(serde_json::Value, u64), Error> {
+        let now = self.clock.now();
+        match self.store.change_data(app.clone(), id, patch, now).await? {
+            DataOutcome::Done { value, version } => Ok((value, version)),
+            DataOutcome::VersionMismatch { version } => Err(Error::VersionMismatch { version }),
+            DataOutcome::Refused(error) => Err(data_error(error, "body")),
+            DataOutcome::AlreadyEnded(session) => Err(over(&session, now)),
+            DataOutcome::NotFound => Err(Error::NotFound("session")),
+        }
+    }
+
+    /// A session that was read, with a touch that was pending before and those that are now.
+    fn with_touches(&self, mut session: Session, before: Option<Touch>) -> Session {
+        if let Some(touch) = before
             && session.ending.is_none()
             && session.last_activity_at < touch.at
         {
             touch.apply(&mut session);
         }
-        Ok(self.with_pending(session))
+        self.with_pending(session)
     }
 
     fn with_pending(&self, mut session: Session) -> Session {
@@ -574,14 +992,20 @@ impl SessionManager {
         {
             return Err(Error::invalid("name", name_rule()));
         }
+        if let Some(identity) = &patch.identity
+            && !is_identity_key(&identity.key)
+        {
+            return Err(Error::NotFound("identity"));
+        }
         let now = self.clock.now();
         match self.store.update(app.clone(), id, owner, patch, now).await? {
             Outcome::Done(session) => Ok(self.with_pending(session)),
-            Outcome::AlreadyEnded(session) => match session.ending_as_of(now) {
-                Some(ending) => Err(Error::SessionEnded(ending)),
-                None => Err(Error::store("a session was refused as ended that has no ending")),
-            },
+            Outcome::AlreadyEnded(session) => Err(over(&session, now)),
             Outcome::NotFound => Err(Error::NotFound("session")),
+            Outcome::TooLong => {
+                let rule = format!("all of them together may have {AUTH_LEN_MAX} bytes of JSON at most");
+                Err(Error::invalid("identities", rule))
+            }
         }
     }
 
@@ -596,7 +1020,7 @@ impl SessionManager {
         let request = self.end_request(revocation);
         match self.store.end(app.clone(), id, owner, request).await? {
             Outcome::Done(_) | Outcome::AlreadyEnded(_) => Ok(()),
-            Outcome::NotFound => Err(Error::NotFound("session")),
+            Outcome::NotFound | Outcome::TooLong => Err(Error::NotFound("session")),
         }
     }
 
@@ -870,6 +1294,58 @@ impl SessionManager {
             log::error!("the store failed while it was closed");
         }
     }
+}
+
+/// How long a session may live by the app's policy and what was asked for.
+fn asked_timeouts(policy: &AppConfig, sign_in: &SignIn) -> Timeouts {
+    let timeouts = if sign_in.remember {
+        policy.remember_timeouts()
+    } else {
+        policy.timeouts()
+    };
+    timeouts.shortened(
+        sign_in.idle_timeout_secs.map(millis),
+        sign_in.absolute_timeout_secs.map(millis),
+    )
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::UserBlocked => Self::UserBlocked,
+            Refused::CredentialsChanged => Self::CredentialsChanged,
+            Refused::LimitReached { max, active } => Self::SessionLimitReached { max, active },
+        }
+    }
+}
+
+/// That a session is over which a change was meant for.
+fn over(session: &Session, now: Timestamp) -> Error {
+    match session.ending_as_of(now) {
+        Some(ending) => Error::SessionEnded(ending),
+        None => Error::store("a session was refused as ended that has no ending"),
+    }
+}
+
+/// Why data was refused, of the field it came in.
+pub fn data_error(error: DataError, field: &str) -> Error {
+    match error {
+        DataError::NotAnObject => Error::invalid(field, "must be an object"),
+        DataError::TooDeep => Error::invalid(field, format!("may have {DATA_DEPTH_MAX} levels at most")),
+        DataError::TooLong => Error::TooLarge { max: DATA_LEN_MAX },
+    }
+}
+
+/// As much work as comparing with a session's tokens; no secret is known that this finds.
+fn compare_in_vain(presented: &SecretHash) -> Option<WhichToken> {
+    let is_it = SecretHash::DUMMY.matches(presented) & SecretHash::DUMMY.matches(presented);
+    is_it.then_some(WhichToken::Current)
+}
+
+/// Whole seconds until a moment, at least one.
+fn secs_until(moment: Timestamp, now: Timestamp) -> u64 {
+    let millis = u64::try_from(moment.millis_since(now)).unwrap_or_default();
+    millis.div_ceil(1_000).max(1)
 }
 
 /// The first demand that the session does not meet.

@@ -25,6 +25,7 @@ use crate::enrich::location::{LocationError, Locator};
 use crate::error::Error;
 use crate::http::auth::Plane;
 use crate::http::{self, State};
+use crate::key_file::{self, KeyFileError};
 use crate::manager::SessionManager;
 use crate::metrics::Metrics;
 use crate::store::SessionStore;
@@ -75,6 +76,9 @@ pub enum StartError {
     /// The database cannot be opened.
     #[error(transparent)]
     Database(#[from] OpenError),
+    /// The key file cannot be used.
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
     /// The location file cannot be used.
     #[error(transparent)]
     Location(#[from] LocationError),
@@ -187,6 +191,9 @@ impl Server {
             queue_len_max: config.database.queue_len_max,
         };
         let store: Arc<dyn SessionStore> = Arc::new(SqliteStore::open(&options)?);
+        // After the database, which may be another program's: then no key is made beside it.
+        let key_file = config.server.key_file.clone();
+        let key = key_file::load_or_make(&key_file.unwrap_or_else(|| beside(&database, ".key")))?;
         if let Some(stored) = store.high_water().await?
             && mode == Mode::Serve
             && clock.millis_behind(stored) > CLOCK_BEHIND_MILLIS_MAX
@@ -197,7 +204,8 @@ impl Server {
             );
         }
         let metrics = Arc::new(Metrics::new());
-        let manager = Arc::new(SessionManager::new(store, &config, clock, locator, metrics).await?);
+        let manager = SessionManager::new(store, &config, clock, key, locator, metrics).await?;
+        let manager = Arc::new(manager);
         let socket = OperatorSocket::bind(&database)?;
         Ok(Self {
             config,

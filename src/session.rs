@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
@@ -27,8 +28,10 @@ pub const USER_AGENT_LEN_MAX: usize = 512;
 pub const NAME_CHARS_MAX: usize = 100;
 /// Longest reason of an ending, in characters.
 pub const REASON_CHARS_MAX: usize = 255;
-/// Longest application data about the identity (`auth`), in bytes of JSON.
+/// Longest application data about the identity (`auth`), in bytes of JSON; all named identities together have as much.
 pub const AUTH_LEN_MAX: usize = 8 * 1024;
+/// Longest name of an identity, in characters.
+pub const IDENTITY_KEY_CHARS_MAX: usize = 64;
 /// Longest name of an app; it also names a table in the configuration.
 pub const APP_NAME_LEN_MAX: usize = 63;
 
@@ -85,11 +88,40 @@ impl Secret {
     pub fn hash(&self) -> SecretHash {
         SecretHash(Sha256::digest(self.0).into())
     }
+
+    /// HMAC-SHA256 (RFC 2104) of these parts, one after the other, under this secret.
+    fn mac(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+        parts.iter().for_each(|part| mac.update(part));
+        mac.finalize().into_bytes().into()
+    }
 }
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
+    }
+}
+
+/// The server's own secret, which is in the key file ([`crate::key_file`]) and nowhere else: with it the successors of
+/// renewed tokens are made.
+#[derive(Debug)]
+pub struct ServerKey(Secret);
+
+impl ServerKey {
+    /// A fresh key from the operating system's generator.
+    pub fn random() -> Self {
+        Self(Secret::random())
+    }
+
+    /// The key with these bytes, as read from the key file.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(Secret(bytes))
+    }
+
+    /// The bytes, for the key file.
+    pub(crate) const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0.0
     }
 }
 
@@ -118,9 +150,63 @@ impl SecretHash {
     }
 }
 
+impl PartialEq for SecretHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.matches(other)
+    }
+}
+
+impl Eq for SecretHash {}
+
 impl fmt::Debug for SecretHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SecretHash(…)")
+    }
+}
+
+/// 16 random bytes that a secret is made with, together with another secret: worth nothing alone, so it may be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nonce([u8; 16]);
+
+impl Nonce {
+    /// A fresh one from the operating system's generator.
+    pub fn random() -> Self {
+        let Secret(bytes) = Secret::random();
+        let mut nonce = [0; 16];
+        nonce.copy_from_slice(&bytes[..16]);
+        Self(nonce)
+    }
+
+    /// The nonce with these bytes, as read from a store.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes, for a store.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+/// Recognises a text that came before without telling it: HMAC-SHA256 under a secret that is not stored.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// The fingerprint with these bytes, as read from a store.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes, for a store.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fingerprint(…)")
     }
 }
 
@@ -157,6 +243,15 @@ impl Token {
     /// The hash to compare with the stored one.
     pub fn hash(&self) -> SecretHash {
         self.secret.hash()
+    }
+
+    /// The token that follows this one when it is renewed with this nonce: always the same, for everyone who holds this
+    /// one, and for nobody else who does not also have the key.
+    pub fn successor(&self, key: &ServerKey, nonce: &Nonce) -> Self {
+        Self {
+            id: self.id,
+            secret: Secret(key.0.mac(&[&self.secret.0, nonce.as_bytes()])),
+        }
     }
 
     /// The text that is given to the holder, once.
@@ -233,6 +328,16 @@ impl ApiKey {
     /// The hash to compare with the stored one.
     pub fn hash(&self) -> SecretHash {
         self.secret.hash()
+    }
+
+    /// The secret of a session whose creation can be repeated: always the same for this key and nonce.
+    pub fn session_secret(&self, nonce: &Nonce) -> Secret {
+        Secret(self.secret.mac(&[nonce.as_bytes()]))
+    }
+
+    /// Recognises bytes that this key sent before; `what` keeps those of different kinds apart.
+    pub fn fingerprint(&self, what: &str, bytes: &[u8]) -> Fingerprint {
+        Fingerprint(self.secret.mac(&[what.as_bytes(), b"\0", bytes]))
     }
 
     /// The text that is given to the holder, once.
@@ -470,14 +575,17 @@ impl Reason {
     pub const USER_BLOCKED: &'static str = "user_blocked";
     /// The user's credentials were changed; sign-ins verified before that are refused from then on.
     pub const CREDENTIALS_CHANGED: &'static str = "credentials_changed";
+    /// Somebody renewed with a token that had long been replaced: two hold what one should.
+    pub const TOKEN_REUSE: &'static str = "token_reuse";
 
     /// Reasons of the server's and the application's own acts: no person gives them for theirs.
-    pub const NOT_A_PERSONS: [&'static str; 5] = [
+    pub const NOT_A_PERSONS: [&'static str; 6] = [
         Self::SESSION_LIMIT_EXCEEDED,
         Self::IDLE_TIMEOUT,
         Self::ABSOLUTE_TIMEOUT,
         Self::USER_BLOCKED,
         Self::CREDENTIALS_CHANGED,
+        Self::TOKEN_REUSE,
     ];
 
     /// Reads a reason; `None` if it breaks a rule.
@@ -574,6 +682,127 @@ impl Auth {
     }
 }
 
+/// Named identities beside the root one: a JSON object of objects as text, at most [`AUTH_LEN_MAX`] bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identities(Arc<str>);
+
+impl Identities {
+    /// Takes text that [`Identities::as_str`] gave to a store before.
+    pub fn from_stored(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The object's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A change to one of the named identities; the others stay.
+#[derive(Debug, Clone)]
+pub struct IdentityPatch {
+    /// Which; see [`is_identity_key`].
+    pub key: String,
+    /// What it is to be; `None` removes it.
+    pub identity: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl IdentityPatch {
+    /// The identities after the change, or `Err` with nothing changed if they would be too long.
+    pub fn apply(&self, before: Option<&Identities>) -> Result<Option<Identities>, TooLong> {
+        let mut all: serde_json::Map<String, serde_json::Value> = before
+            .and_then(|identities| serde_json::from_str(identities.as_str()).ok())
+            .unwrap_or_default();
+        match &self.identity {
+            Some(identity) => {
+                all.insert(self.key.clone(), identity.clone().into());
+            }
+            None => {
+                all.shift_remove(&self.key);
+            }
+        }
+        if all.is_empty() {
+            return Ok(None);
+        }
+        let text = serde_json::to_string(&all).expect("a JSON object has a text");
+        if text.len() > AUTH_LEN_MAX {
+            return Err(TooLong);
+        }
+        Ok(Some(Identities(text.into())))
+    }
+}
+
+/// More than may be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLong;
+
+/// Whether text can name an identity.
+pub fn is_identity_key(text: &str) -> bool {
+    is_clean_text(text, IDENTITY_KEY_CHARS_MAX)
+}
+
+/// The token that the current one replaced. The hash stays after it is good for nothing, to recognise it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replaced {
+    /// Hash of its secret.
+    pub hash: SecretHash,
+    /// How long it stays good.
+    pub grace: Grace,
+    /// When somebody was last told that it was used although it was no longer good.
+    pub reported_at: Option<Timestamp>,
+}
+
+/// How long a replaced token stays good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grace {
+    /// Not at all: a sign-in replaced it.
+    None,
+    /// A renewal replaced it, and nobody has presented its successor yet: perhaps nobody got it.
+    Open {
+        /// What the successor was made with.
+        nonce: Nonce,
+    },
+    /// Until a time after its successor was first presented.
+    Until {
+        /// From then on it is refused.
+        ends_at: Timestamp,
+        /// What the successor was made with; erased some time after the end.
+        nonce: Option<Nonce>,
+    },
+}
+
+impl Replaced {
+    /// Whether a use at `now` is to be told: a renewal replaced it, its grace is over, and nothing was told within the
+    /// interval. A sign-in replaces tokens under the hands of requests that are under way, which is nothing to tell.
+    pub fn is_to_be_reported(&self, now: Timestamp, interval_millis: i64) -> bool {
+        let is_over = matches!(self.grace, Grace::Until { ends_at, .. } if ends_at <= now);
+        let was_told = self
+            .reported_at
+            .is_some_and(|at| now.millis_since(at) < interval_millis);
+        is_over && !was_told
+    }
+}
+
+impl Grace {
+    /// Whether the replaced token is good at `now`.
+    pub fn is_good(self, now: Timestamp) -> bool {
+        match self {
+            Self::None => false,
+            Self::Open { .. } => true,
+            Self::Until { ends_at, .. } => now < ends_at,
+        }
+    }
+}
+
+/// Which of a session's tokens was presented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhichToken {
+    /// The current one.
+    Current,
+    /// The one before it.
+    Replaced(Replaced),
+}
+
 /// One sign-in of one person, or of nobody yet, on one device.
 #[derive(Debug, Clone)]
 pub struct Session {
@@ -583,8 +812,12 @@ pub struct Session {
     pub app: AppName,
     /// The person; `None` for an anonymous session.
     pub user_id: Option<UserId>,
+    /// The id that the client chose; unique among the app's active sessions.
+    pub client_session_id: Option<i64>,
     /// Hash of the current token's secret.
     pub token_hash: SecretHash,
+    /// The token before it.
+    pub replaced: Option<Replaced>,
     /// The name the person or the app gave it.
     pub name: Option<String>,
     /// Whether the app trusts this device.
@@ -615,9 +848,37 @@ pub struct Session {
     pub ending: Option<Ending>,
     /// What the application keeps about the sign-in.
     pub auth: Option<Auth>,
+    /// Identities beside that one.
+    pub identities: Option<Identities>,
+    /// Grows with each change of the session's data; 0 is a session that never had any.
+    pub data_version: u64,
 }
 
 impl Session {
+    /// Which of the session's tokens has this hash, if any. As many comparisons are made whatever the answer.
+    pub fn which_token(&self, presented: &SecretHash) -> Option<WhichToken> {
+        let is_current = self.token_hash.matches(presented);
+        let before = self.replaced.map_or(SecretHash::DUMMY, |replaced| replaced.hash);
+        let is_replaced = before.matches(presented);
+        match (is_current, is_replaced, self.replaced) {
+            (true, ..) => Some(WhichToken::Current),
+            (false, true, Some(replaced)) => Some(WhichToken::Replaced(replaced)),
+            _ => None,
+        }
+    }
+
+    /// The current token was presented: from `ends_at` on the one before it is refused, if it is still good at all.
+    pub fn begin_grace(&mut self, ends_at: Timestamp) {
+        if let Some(replaced) = &mut self.replaced
+            && let Grace::Open { nonce } = replaced.grace
+        {
+            replaced.grace = Grace::Until {
+                ends_at,
+                nonce: Some(nonce),
+            };
+        }
+    }
+
     /// The earlier of the idle and the absolute deadline.
     pub fn expires_at(&self) -> Timestamp {
         expires_at(
@@ -708,6 +969,7 @@ impl Session {
                 .as_ref()
                 .map_or(0, |place| text(&place.city) + place.country.len())
             + self.auth.as_ref().map_or(0, |auth| auth.as_str().len())
+            + self.identities.as_ref().map_or(0, |all| all.as_str().len())
     }
 }
 
@@ -722,6 +984,17 @@ pub struct Touch {
     pub first_address: Option<IpAddr>,
     /// The latest such address, if it is yet another.
     pub last_address: Option<IpAddr>,
+    /// That the token of a renewal was presented for the first time.
+    pub successor_seen: Option<SuccessorSeen>,
+}
+
+/// The token of a renewal was presented, so that the one before it is good for a while only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SuccessorSeen {
+    /// Hash of the token that was presented; another token's row is none of this one's business.
+    pub token_hash: SecretHash,
+    /// From when on the token before it is refused.
+    pub grace_ends_at: Timestamp,
 }
 
 impl Touch {
@@ -732,6 +1005,9 @@ impl Touch {
 
     /// Takes out the addresses of an earlier state of this touch, which was written: told again, they would be news.
     pub fn take_out(&mut self, written: &Self) {
+        if self.successor_seen == written.successor_seen {
+            self.successor_seen = None;
+        }
         // A touch may be written twice; by the second time this may be another one, begun after the first.
         let is_earlier_state = written.first_address.is_some() && written.first_address == self.first_address;
         if is_earlier_state && !self.is_return() {
@@ -755,6 +1031,12 @@ impl Touch {
     /// The same; `tell` is called with the session after each address that is another than the one before.
     pub fn apply_telling(&self, session: &mut Session, mut tell: impl FnMut(&Session)) {
         session.record_use(self.at, None);
+        if let Some(seen) = self
+            .successor_seen
+            .filter(|seen| seen.token_hash == session.token_hash)
+        {
+            session.begin_grace(seen.grace_ends_at);
+        }
         for address in self.addresses() {
             let is_news = session.ip_address.is_some() && session.is_new_address(address);
             session.record_use(self.at, Some(address));
@@ -855,6 +1137,19 @@ impl OnTokenReuse {
     }
 }
 
+/// The network that an address is counted under: an IPv4 address itself, the /64 of an IPv6 one, which is what one
+/// subscriber has (RFC 6177). Addresses that nobody knows are counted together.
+pub fn network_of(address: Option<IpAddr>) -> String {
+    match address.map(|address| address.to_canonical()) {
+        None => "unknown".to_owned(),
+        Some(IpAddr::V4(address)) => address.to_string(),
+        Some(IpAddr::V6(address)) => {
+            let prefix = u128::from(address) >> 64 << 64;
+            format!("{}/64", std::net::Ipv6Addr::from(prefix))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -865,7 +1160,9 @@ mod tests {
             id: SessionId::from_bytes([7; 16]),
             app: AppName::default_app(),
             user_id: None,
+            client_session_id: None,
             token_hash: SecretHash::DUMMY,
+            replaced: None,
             name: None,
             is_trusted: false,
             user_agent: None,
@@ -881,6 +1178,8 @@ mod tests {
             absolute_expires_at: start.plus_millis(absolute),
             ending: None,
             auth: None,
+            identities: None,
+            data_version: 0,
         }
     }
 
@@ -963,6 +1262,65 @@ mod tests {
             !format!("{token:?}").contains(&text[40..60]),
             "Debug shows no secret"
         );
+    }
+
+    #[test]
+    fn secrets_do_not_show_themselves() {
+        let key = ServerKey::from_bytes([123; 32]);
+        assert_eq!(format!("{key:?}"), "ServerKey(Secret(…))");
+        let print = ApiKey::new(KeyId::random(), Secret::random()).fingerprint("what", b"it says");
+        assert_eq!(format!("{print:?}"), "Fingerprint(…)");
+    }
+
+    #[test]
+    fn successor_follows_from_token_nonce_and_key_alone() {
+        let (token, nonce, key) = (
+            Token::new(SessionId::from_bytes([1; 16]), Secret([2; 32])),
+            Nonce::from_bytes([3; 16]),
+            ServerKey::from_bytes([4; 32]),
+        );
+        let successor = token.successor(&key, &nonce);
+        assert_eq!(successor.id(), token.id());
+        // HMAC-SHA256 of 32 times 2 and 16 times 3 under 32 times 4, by another program.
+        let expected = "52be5dd806d9803b916928a8114fefd40c086523ee5cd8fc968709878701728b";
+        let hex: String = successor
+            .secret
+            .0
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(hex, expected);
+        let others = [
+            token.successor(&ServerKey::from_bytes([5; 32]), &nonce),
+            token.successor(&key, &Nonce::from_bytes([5; 16])),
+            Token::new(token.id(), Secret([5; 32])).successor(&key, &nonce),
+        ];
+        for other in others {
+            assert!(!other.hash().matches(&successor.hash()));
+        }
+    }
+
+    #[test]
+    fn fingerprints_of_different_kinds_differ() {
+        let key = ApiKey::new(KeyId::random(), Secret::random());
+        assert_eq!(key.fingerprint("a", b"x"), key.fingerprint("a", b"x"));
+        assert_ne!(key.fingerprint("a", b"x"), key.fingerprint("b", b"x"));
+        assert_ne!(key.fingerprint("a", b"x"), key.fingerprint("a", b"y"));
+        let other = ApiKey::new(key.id(), Secret::random());
+        assert_ne!(key.fingerprint("a", b"x"), other.fingerprint("a", b"x"));
+    }
+
+    #[test]
+    fn addresses_are_counted_by_what_one_subscriber_has() {
+        for (address, network) in [
+            (Some("203.0.113.7"), "203.0.113.7"),
+            (Some("::ffff:203.0.113.7"), "203.0.113.7"),
+            (Some("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64"),
+            (None, "unknown"),
+        ] {
+            let address = address.map(|text| text.parse().expect("an address"));
+            assert_eq!(network_of(address), network);
+        }
     }
 
     #[test]

@@ -30,11 +30,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
+use crate::data::{Data, DataChange, DataError, DataPath};
 use crate::error::Error;
 use crate::session::{
-    AppName, Auth, Device, EndedBy, KeyId, Place, Reason, SecretHash, Session, SessionId, Timeouts, Touch,
+    AppName, Auth, Device, EndedBy, Fingerprint, Grace, IdentityPatch, KeyId, Nonce, OnLimit, OnTokenReuse,
+    Place, Reason, Replaced, SecretHash, Session, SessionId, Timeouts, Touch,
 };
 use crate::user::{Tiers, UserId, UserSettings};
+
+/// How long a creation can be repeated by its key, in milliseconds: 24 hours.
+pub const IDEMPOTENCY_MILLIS: i64 = 24 * 60 * 60 * 1_000;
+/// The time over which the sessions that visitors start are counted, in milliseconds.
+pub const VISITORS_MILLIS: i64 = 60 * 60 * 1_000;
+/// How soon after a use of a replaced token was told another one of the same session is not told, in milliseconds.
+pub const REPORT_INTERVAL_MILLIS: i64 = 60 * 1_000;
+/// Sessions that a refusal lists at most, for a person to choose from: as many as the longest page of a list.
+pub const REFUSED_LIST_LEN_MAX: usize = 200;
 
 /// An answer that is not there yet.
 pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
@@ -97,6 +108,51 @@ pub struct NewSession {
     pub tier: Option<String>,
     /// The limits in force.
     pub tiers: Arc<Tiers>,
+    /// What happens when the user has as many sessions as they may.
+    pub on_limit: OnLimit,
+    /// Sessions of the user that end in the same transaction, before they are counted. Others' are left alone.
+    pub end_ids: Vec<SessionId>,
+    /// What the application keeps in the session from the start.
+    pub data: Option<Data>,
+    /// The id that the client chose.
+    pub client: Option<ClientId>,
+    /// That a visitor starts it by themselves.
+    pub visitor: Option<Visitor>,
+    /// How to recognise a repetition of this call.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// An id that the client chose, and how many active sessions with such ids the app may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientId {
+    /// The id.
+    pub id: i64,
+    /// Most active ones.
+    pub total_max: u32,
+}
+
+/// Where a visitor comes from who starts a session by themselves, and how many of those there may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Visitor {
+    /// The network; see [`crate::session::network_of`].
+    pub network: String,
+    /// Most new ones from it within [`VISITORS_MILLIS`].
+    pub per_hour: u32,
+    /// Most active anonymous sessions of the app.
+    pub total_max: u32,
+}
+
+/// What a repetition of a creation is recognised by, for [`IDEMPOTENCY_MILLIS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Idempotency {
+    /// Whose repetitions.
+    pub api_key: KeyId,
+    /// Fingerprint of the caller's key for the call.
+    pub key: Fingerprint,
+    /// Fingerprint of what is asked for.
+    pub body: Fingerprint,
+    /// What the secret of this session's token is made with.
+    pub nonce: Nonce,
 }
 
 /// What became of a [`NewSession`].
@@ -109,12 +165,207 @@ pub enum Creation {
         /// Those that made room.
         evicted: Vec<Session>,
     },
-    /// Nothing was made: the user is blocked.
+    /// Nothing was made: the same call made this one before.
+    Repeated {
+        /// The session as it is now.
+        session: Box<Session>,
+        /// What the secret of its token was made with.
+        nonce: Nonce,
+    },
+    /// Nothing was made: this active session has the id that the client chose.
+    Existed(Box<Session>),
+    /// Nothing was made: the user cannot sign in.
+    Refused(Refused),
+    /// Nothing was made: the key was used for another call.
+    IdempotencyKeyReused,
+    /// Nothing was made: the session that the same call made has ended, or has another token since.
+    IdempotencySessionChanged,
+    /// Nothing was made: too many visitors came from there lately. The next may at this time.
+    TooManyVisitors {
+        /// When.
+        retry_at: Timestamp,
+    },
+    /// Nothing was made: the app has as many sessions of this kind as it may.
+    AppFull,
+}
+
+/// Why a user cannot sign in. Nothing was changed.
+#[derive(Debug, Clone)]
+pub enum Refused {
+    /// They are blocked.
     UserBlocked,
-    /// Nothing was made: the user's maximum is 0.
-    LimitReached,
-    /// Nothing was made: the credentials changed after they were verified.
+    /// Their credentials changed after they were verified.
     CredentialsChanged,
+    /// They have as many sessions as they may, or may have none.
+    LimitReached {
+        /// How many they may have.
+        max: u32,
+        /// Those they have, newest sign-in first, at most [`REFUSED_LIST_LEN_MAX`].
+        active: Vec<Session>,
+    },
+}
+
+/// A user who signs in with a session that is there.
+#[derive(Debug, Clone)]
+pub struct Authentication {
+    /// The present moment.
+    pub now: Timestamp,
+    /// The session's app.
+    pub app: AppName,
+    /// The session.
+    pub id: SessionId,
+    /// The user.
+    pub user_id: UserId,
+    /// Hash of the new token's secret.
+    pub token_hash: SecretHash,
+    /// The raw user agent and what it says, if they are news.
+    pub user_agent: Option<(String, Option<Device>)>,
+    /// From where.
+    pub ip_address: Option<IpAddr>,
+    /// Where that is.
+    pub place: Option<Place>,
+    /// How long the session may live from now on.
+    pub timeouts: Timeouts,
+    /// When the credentials were verified.
+    pub authenticated_at: Timestamp,
+    /// What the application keeps about the sign-in; `None` leaves what is there.
+    pub auth: Option<Auth>,
+    /// A tier to store for the user in the same transaction.
+    pub tier: Option<String>,
+    /// The limits in force.
+    pub tiers: Arc<Tiers>,
+    /// What happens when the user has as many sessions as they may.
+    pub on_limit: OnLimit,
+    /// Sessions of the user that end in the same transaction, before they are counted. Others' are left alone.
+    pub end_ids: Vec<SessionId>,
+}
+
+impl Authentication {
+    /// The session after it: another token, both deadlines anew, and what is news.
+    pub(super) fn apply(&self, session: &mut Session) {
+        session.replaced = Some(Replaced {
+            hash: session.token_hash,
+            grace: Grace::None,
+            reported_at: None,
+        });
+        session.token_hash = self.token_hash;
+        session.user_id = Some(self.user_id.clone());
+        if let Some((user_agent, device)) = &self.user_agent {
+            session.user_agent = Some(user_agent.clone());
+            session.device.clone_from(device);
+        }
+        if session.ip_address.is_none() {
+            session.place.clone_from(&self.place);
+        }
+        session.record_use(self.now, self.ip_address);
+        session.signed_in_at = self.now;
+        session.authenticated_at = Some(self.authenticated_at);
+        session.idle_timeout_millis = self.timeouts.idle_millis;
+        session.absolute_expires_at = self.now.plus_millis(self.timeouts.absolute_millis);
+        if let Some(auth) = &self.auth {
+            session.auth = Some(auth.clone());
+        }
+    }
+}
+
+/// What became of an [`Authentication`].
+#[derive(Debug, Clone)]
+pub enum Authenticated {
+    /// Done.
+    Done {
+        /// The session as it is now; boxed, as refusals are small.
+        session: Box<Session>,
+        /// Those that made room, oldest sign-in first.
+        evicted: Vec<Session>,
+    },
+    /// The session is another user's.
+    OtherUser,
+    /// The user cannot sign in.
+    Refused(Refused),
+    /// The session had ended before, so.
+    AlreadyEnded(Box<Session>),
+    /// No such session in this app.
+    NotFound,
+}
+
+/// A renewal of a session's token, by whoever holds it.
+#[derive(Debug, Clone)]
+pub struct Renewal {
+    /// The present moment.
+    pub now: Timestamp,
+    /// The session's app.
+    pub app: AppName,
+    /// The session.
+    pub id: SessionId,
+    /// Hash of the token that was presented.
+    pub presented: SecretHash,
+    /// What the successor is made with if there is none yet.
+    pub nonce: Nonce,
+    /// Hash of that successor.
+    pub successor: SecretHash,
+    /// A nonce whose successor cannot be made again, as the key it was made with is lost: a new successor takes its
+    /// place, if nobody has presented that one.
+    pub lost: Option<Nonce>,
+    /// How long the presented token stays good after its successor was seen, in milliseconds.
+    pub grace_millis: i64,
+    /// What happens if it was replaced longer ago.
+    pub on_reuse: OnTokenReuse,
+}
+
+/// What became of a [`Renewal`].
+#[derive(Debug, Clone)]
+pub enum Renewed {
+    /// The presented token is replaced, now or since before, by the one made with this nonce.
+    Successor {
+        /// The session as it is now; boxed, as refusals are small.
+        session: Box<Session>,
+        /// What the successor is made with.
+        nonce: Nonce,
+    },
+    /// The presented token is such a successor itself, while the one before it is still good: it stays.
+    Unchanged(Box<Session>),
+    /// The presented token was replaced too long ago. The session as it is now, ended or not.
+    Reused(Box<Session>),
+    /// The presented token was replaced by a sign-in, or was replaced in a session that has ended.
+    Replaced,
+    /// The session had ended before, so; told to the holder of a good token only.
+    AlreadyEnded(Box<Session>),
+    /// No such session in this app, or a wrong secret.
+    Unknown,
+}
+
+/// A change to a session's data.
+#[derive(Debug, Clone)]
+pub struct DataPatch {
+    /// Where; `None` is all of it.
+    pub at: Option<DataPath>,
+    /// What.
+    pub change: DataChange,
+    /// The change is made only if the version is one of these; `None` makes it in any case.
+    pub if_versions: Option<Vec<u64>>,
+}
+
+/// What became of a [`DataPatch`].
+#[derive(Debug, Clone)]
+pub enum DataOutcome {
+    /// Done.
+    Done {
+        /// What is at the place now; for a take what was there.
+        value: serde_json::Value,
+        /// The version now.
+        version: u64,
+    },
+    /// The version is another than those that were given.
+    VersionMismatch {
+        /// The version now.
+        version: u64,
+    },
+    /// What it would make may not be.
+    Refused(DataError),
+    /// The session had ended before, so; boxed, as the others are small.
+    AlreadyEnded(Box<Session>),
+    /// No such session in this app.
+    NotFound,
 }
 
 /// Why and by whom sessions are to be ended.
@@ -156,6 +407,8 @@ pub enum Outcome {
     AlreadyEnded(Session),
     /// No such session in this app, or it is not the owner's.
     NotFound,
+    /// What is to be kept is longer than it may be; nothing was changed.
+    TooLong,
 }
 
 /// Which sessions a bulk ending ends.
@@ -193,6 +446,8 @@ pub struct SessionPatch {
     pub is_trusted: Option<bool>,
     /// The `auth` object, replaced whole.
     pub auth: Option<Option<Auth>>,
+    /// One of the named identities.
+    pub identity: Option<IdentityPatch>,
 }
 
 /// A change to a user's settings. An outer `None` leaves the field; an inner one clears it.
@@ -332,6 +587,17 @@ pub trait SessionStore: Send + Sync {
     /// Makes a session, after ending as many of the user's oldest sign-ins as the limit demands; see [`Creation`].
     fn create(&self, new: NewSession) -> Answer<Creation>;
 
+    /// Gives a session that is nobody's to a user, or lets its user sign in again: both deadlines start anew, the token
+    /// is another, and no older one is good. Limits as in [`SessionStore::create`]; the session itself never makes room.
+    fn authenticate(&self, authentication: Authentication) -> Answer<Authenticated>;
+
+    /// Replaces a session's token by its successor; see [`Renewed`].
+    fn renew(&self, renewal: Renewal) -> Answer<Renewed>;
+
+    /// Writes down that a token was used which a renewal had replaced too long ago, unless that was done within
+    /// [`REPORT_INTERVAL_MILLIS`], the session has ended, or the token is another.
+    fn report_replaced(&self, id: SessionId, presented: SecretHash, now: Timestamp) -> Answer<()>;
+
     /// Ends one session of the app, if it is the owner's.
     fn end(&self, app: AppName, id: SessionId, owner: Owner, request: EndRequest) -> Answer<Outcome>;
 
@@ -363,11 +629,21 @@ pub trait SessionStore: Send + Sync {
         now: Timestamp,
     ) -> Answer<UserRecord>;
 
-    /// Writes down up to `limit` passed deadlines as endings; answers how many.
+    /// Changes an active session's data.
+    fn change_data(
+        &self,
+        app: AppName,
+        id: SessionId,
+        patch: DataPatch,
+        now: Timestamp,
+    ) -> Answer<DataOutcome>;
+
+    /// Writes down up to `limit` passed deadlines as endings; answers how many. Erases as many nonces of renewals whose
+    /// grace has ended.
     fn expire(&self, now: Timestamp, limit: usize) -> Answer<usize>;
 
-    /// Deletes up to `limit` sessions that ended, and as many events that were recorded, before `before`; answers
-    /// how many rows went.
+    /// Deletes up to `limit` sessions that ended, and as many events that were recorded, before `before`, and as many
+    /// calls that can no longer be repeated; answers how many rows went.
     fn purge(&self, before: Timestamp, limit: usize, now: Timestamp) -> Answer<usize>;
 
     /// Keeps an API key.
@@ -378,6 +654,12 @@ pub trait SessionStore: Send + Sync {
 
     /// One session, whatever its state.
     fn find(&self, id: SessionId) -> Answer<Option<Session>>;
+
+    /// The session without a written ending that has this id of the client's.
+    fn find_client(&self, app: AppName, client_session_id: i64) -> Answer<Option<Session>>;
+
+    /// One session, whatever its state, and its data.
+    fn find_data(&self, id: SessionId) -> Answer<Option<(Session, Data)>>;
 
     /// A page of one user's sessions.
     fn list_user(&self, list: UserList) -> Answer<UserPage>;

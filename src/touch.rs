@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Timestamp;
-use crate::session::{Session, SessionId, Touch};
+use crate::session::{Session, SessionId, SuccessorSeen, Touch};
 
 /// Most sessions with pending touches: more than a server answers checks in a second, at about 150 bytes each.
 pub const PENDING_MAX: usize = 200_000;
@@ -40,34 +40,51 @@ struct Pending {
 impl PendingTouches {
     /// Notes a use of the session whose row, as last read, is `row`; `false` if there was no room.
     pub fn note(&self, row: &Session, at: Timestamp, new_address: Option<IpAddr>) -> bool {
+        self.note_in(row, |touch| {
+            touch.at = touch.at.max(at);
+            if touch.first_address.is_none() {
+                touch.first_address = new_address;
+            } else if new_address.is_some() {
+                touch.last_address = new_address;
+            }
+        })
+    }
+
+    /// Notes that the token of a renewal was presented, which is no use by itself; `false` if there was no room.
+    pub fn note_successor(&self, row: &Session, seen: SuccessorSeen) -> bool {
+        self.note_in(row, |touch| {
+            let is_known = touch
+                .successor_seen
+                .is_some_and(|known| known.token_hash == seen.token_hash);
+            if !is_known {
+                touch.successor_seen = Some(seen);
+            }
+        })
+    }
+
+    fn note_in(&self, row: &Session, note: impl FnOnce(&mut Touch)) -> bool {
         let mut inner = self.lock();
         let is_full = inner.by_session.len() >= PENDING_MAX;
         let stored_deadline = row.expires_at();
-        match inner.by_session.entry(row.id) {
-            Entry::Occupied(mut entry) => {
-                let touch = &mut entry.get_mut().touch;
-                touch.at = touch.at.max(at);
-                if touch.first_address.is_none() {
-                    touch.first_address = new_address;
-                } else if new_address.is_some() {
-                    touch.last_address = new_address;
-                }
+        let pending = match inner.by_session.entry(row.id) {
+            Entry::Occupied(entry) => {
+                note(&mut entry.into_mut().touch);
                 return true;
             }
             Entry::Vacant(_) if is_full => return false,
-            Entry::Vacant(entry) => {
-                let touch = Touch {
+            Entry::Vacant(entry) => entry.insert(Pending {
+                touch: Touch {
                     id: row.id,
-                    at,
-                    first_address: new_address,
+                    // The row's own latest use, so that what is noted moves it only if it is one.
+                    at: row.last_activity_at,
+                    first_address: None,
                     last_address: None,
-                };
-                entry.insert(Pending {
-                    touch,
-                    stored_deadline,
-                });
-            }
-        }
+                    successor_seen: None,
+                },
+                stored_deadline,
+            }),
+        };
+        note(&mut pending.touch);
         let earliest = inner
             .earliest_deadline
             .map_or(stored_deadline, |known| known.min(stored_deadline));

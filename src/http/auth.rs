@@ -36,6 +36,8 @@ pub struct Backend {
     pub app: AppName,
     /// Who ends what it ends, unless it says.
     pub by: EndedBy,
+    /// The key it came with; nobody has one on the operator plane.
+    pub key: Option<ApiKey>,
 }
 
 /// Finds out which backend is calling. On the operator plane it takes the parameter `app` from the query.
@@ -45,6 +47,7 @@ pub async fn backend(request: &HttpRequest, state: &State, query: &mut Query) ->
         return Ok(Backend {
             app,
             by: EndedBy::Operator,
+            key: None,
         });
     }
     let refused = |detail: &str| Problem::new(Code::InvalidApiKey, detail);
@@ -56,6 +59,7 @@ pub async fn backend(request: &HttpRequest, state: &State, query: &mut Query) ->
         Some(app) => Ok(Backend {
             app,
             by: EndedBy::App,
+            key: Some(key),
         }),
         None => Err(refused("This is not an API key of this server.")),
     }
@@ -173,6 +177,24 @@ pub fn present(request: &HttpRequest, state: &State, app: &AppName) -> Result<Pr
     Ok(Presented::Cookies(values.filter_map(Token::parse).collect()))
 }
 
+/// That a request has no token.
+pub fn no_session() -> Problem {
+    let detail = "Send a session token: Authorization: Bearer sst_…, or the app's cookie.";
+    Problem::new(Code::NoSession, detail)
+}
+
+/// The address that a token by cookie is used from.
+pub fn client_address(request: &HttpRequest, state: &State) -> Option<IpAddr> {
+    address::of_request(request, &state.trusted_proxies).address
+}
+
+/// The address that a token by header is used from, if a proxy told it: a backend that passes its caller's token on would
+/// record itself.
+pub fn forwarded_address(request: &HttpRequest, state: &State) -> Option<IpAddr> {
+    let client = address::of_request(request, &state.trusted_proxies);
+    client.address.filter(|_| client.is_forwarded)
+}
+
 /// Checks the token of a request to this app. `may_touch`: whether the call counts as a use.
 pub async fn holder(
     request: &HttpRequest,
@@ -181,26 +203,17 @@ pub async fn holder(
     may_touch: bool,
     demands: &Demands,
 ) -> Result<Holder, Problem> {
-    let client = || address::of_request(request, &state.trusted_proxies);
     let usage = |address: Option<IpAddr>| if may_touch { Use::Touch(address) } else { Use::Look };
     let (answer, is_by_cookie) = match present(request, state, &app)? {
-        Presented::Nothing => {
-            let detail = "Send a session token: Authorization: Bearer sst_…, or the app's cookie.";
-            return Err(Problem::new(Code::NoSession, detail));
-        }
+        Presented::Nothing => return Err(no_session()),
         Presented::Bearer(token) => {
-            // A backend that passes its caller's token on would record itself.
-            let client = client();
-            let address = client.address.filter(|_| client.is_forwarded);
-            (
-                state.manager.check(&app, &token, usage(address), demands).await?,
-                false,
-            )
+            let usage = usage(forwarded_address(request, state));
+            (state.manager.check(&app, &token, usage, demands).await?, false)
         }
-        Presented::Cookies(tokens) => (
-            check_cookies(state, &app, &tokens, usage(client().address), demands).await?,
-            true,
-        ),
+        Presented::Cookies(tokens) => {
+            let usage = usage(client_address(request, state));
+            (check_cookies(state, &app, &tokens, usage, demands).await?, true)
+        }
     };
     match answer {
         CheckAnswer::Active(entry) => Ok(Holder {
@@ -212,7 +225,6 @@ pub async fn holder(
     }
 }
 
-/// Of several cookies of our name the one that is valid counts; two that are valid and differ are refused.
 async fn check_cookies(
     state: &State,
     app: &AppName,
@@ -220,34 +232,49 @@ async fn check_cookies(
     usage: Use,
     demands: &Demands,
 ) -> Result<CheckAnswer, Problem> {
-    if let [token] = tokens {
-        return Ok(state.manager.check(app, token, usage, demands).await?);
+    match choose(state, app, tokens).await? {
+        Some(token) => Ok(state.manager.check(app, token, usage, demands).await?),
+        None => Ok(CheckAnswer::Refused(Refusal::InvalidToken)),
+    }
+}
+
+/// Of several cookies of our name the one that is valid counts; two that are valid and differ are refused. Without a
+/// valid one the one counts that was: its holder is told so, rather than that it is unknown.
+pub async fn choose<'t>(
+    state: &State,
+    app: &AppName,
+    tokens: &'t [Token],
+) -> Result<Option<&'t Token>, Problem> {
+    if let [] | [_] = tokens {
+        return Ok(tokens.first());
     }
     let mut valid: Option<&Token> = None;
-    let mut refused = Refusal::InvalidToken;
+    let mut refused = tokens.first();
+    let mut best = 0;
     for token in tokens {
-        match state
+        let answer = state
             .manager
             .check(app, token, Use::Look, &Demands::default())
-            .await?
-        {
-            CheckAnswer::Active(_) => match valid {
-                Some(other) if other.id() != token.id() => {
+            .await?;
+        let rank = match answer {
+            CheckAnswer::Active(_) => {
+                if valid.is_some_and(|other| other.id() != token.id()) {
                     let detail =
                         "Two cookies name different sessions, both valid. Sign out, or clear the cookies.";
                     return Err(Problem::new(Code::AmbiguousCookie, detail));
                 }
-                _ => valid = Some(token),
-            },
-            // Whoever holds the token of an ended session is told so, rather than that it is unknown.
-            CheckAnswer::Refused(refusal @ Refusal::SessionEnded(_)) => refused = refusal,
-            CheckAnswer::Refused(_) => {}
+                valid = Some(token);
+                continue;
+            }
+            CheckAnswer::Refused(Refusal::TokenReplaced) => 2,
+            CheckAnswer::Refused(Refusal::SessionEnded(_)) => 1,
+            CheckAnswer::Refused(_) => 0,
+        };
+        if rank > best {
+            (refused, best) = (Some(token), rank);
         }
     }
-    match valid {
-        Some(token) => Ok(state.manager.check(app, token, usage, demands).await?),
-        None => Ok(CheckAnswer::Refused(refused)),
-    }
+    Ok(valid.or(refused))
 }
 
 /// Refuses a request with our cookie that another site made the browser send.
@@ -278,6 +305,16 @@ pub fn refuse_cross_site(request: &HttpRequest, public_origins: &[String]) -> Re
         Code::CrossSite,
         "This request carries a cookie, but another site made the browser send it.",
     ))
+}
+
+/// Refuses a request that another site made the browser send, also one without our cookie: its answer would set one, and
+/// so take a person's session away. Whoever sends neither header is no browser.
+pub fn refuse_start_from_elsewhere(request: &HttpRequest, public_origins: &[String]) -> Result<(), Problem> {
+    let tells = |name: &str| request.headers().contains_key(name);
+    if tells("sec-fetch-site") || tells("origin") {
+        return refuse_cross_site(request, public_origins);
+    }
+    Ok(())
 }
 
 fn is_own_origin(request: &HttpRequest, origin: &str, public_origins: &[String]) -> bool {

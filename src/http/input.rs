@@ -19,7 +19,7 @@ use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use super::problem::{Code, Problem};
 use crate::clock::Timestamp;
 use crate::error::FieldError;
-use crate::session::SessionId;
+use crate::session::{IDENTITY_KEY_CHARS_MAX, SessionId, is_identity_key};
 use crate::store::{Cursor, StatusFilter};
 use crate::user::UserId;
 
@@ -41,22 +41,37 @@ pub enum Body {
     Optional,
 }
 
-/// Reads a JSON body.
+/// Reads a JSON body that is an object.
 pub async fn json<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: web::Payload,
     presence: Body,
 ) -> Result<T, Problem> {
+    parse(&body(request, payload, presence).await?)
+}
+
+/// Reads a JSON body of any kind.
+pub async fn value(request: &HttpRequest, payload: web::Payload) -> Result<serde_json::Value, Problem> {
+    let bytes = body(request, payload, Body::Required).await?;
+    serde_json::from_str(utf8(&bytes)?).map_err(|error| malformed(format!("The body is not JSON: {error}.")))
+}
+
+/// Reads the bytes of a JSON body; of one that may be missing and is, those of `{}`.
+pub async fn body(
+    request: &HttpRequest,
+    payload: web::Payload,
+    presence: Body,
+) -> Result<web::Bytes, Problem> {
     let bytes = within(BODY_TIMEOUT, read_body(request, payload)).await?;
     if bytes.is_empty() && presence == Body::Optional {
-        return parse(b"{}");
+        return Ok(web::Bytes::from_static(b"{}"));
     }
     let essence = request.content_type().to_ascii_lowercase();
     if essence != "application/json" && !(essence.starts_with("application/") && essence.ends_with("+json")) {
         let detail = "Send the body as JSON, with Content-Type: application/json.";
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
-    parse(&bytes)
+    Ok(bytes)
 }
 
 /// A body, unless it takes too long to arrive.
@@ -89,9 +104,17 @@ async fn read_body(request: &HttpRequest, payload: web::Payload) -> Result<web::
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let malformed = |detail: String| Problem::new(Code::MalformedJson, detail);
-    let text = std::str::from_utf8(bytes).map_err(|_| malformed("The body is not UTF-8.".to_owned()))?;
+fn malformed(detail: String) -> Problem {
+    Problem::new(Code::MalformedJson, detail)
+}
+
+fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
+    std::str::from_utf8(bytes).map_err(|_| malformed("The body is not UTF-8.".to_owned()))
+}
+
+/// Reads the bytes of a body that is an object.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let text = utf8(bytes)?;
     // First the syntax of all of it, so that a wrong field before a syntax error is not the one that is told.
     serde_json::from_str::<IgnoredAny>(text)
         .map_err(|error| malformed(format!("The body is not JSON: {error}.")))?;
@@ -276,14 +299,38 @@ fn decode_strictly(text: &str) -> Option<String> {
 
 /// The user id in a path: the raw segment, strictly decoded, so that two ids never become one.
 pub fn user_id(request: &HttpRequest) -> Result<UserId, Problem> {
-    let pattern = request.match_pattern().unwrap_or_default();
-    let place = pattern.split('/').position(|segment| segment == "{user_id}");
-    let raw = place
-        .and_then(|place| request.uri().path().split('/').nth(place))
-        .unwrap_or_default();
-    decode_strictly(raw)
+    decode_strictly(segment(request, "{user_id}"))
         .and_then(|text| UserId::parse(&text))
         .ok_or_else(|| Problem::invalid_field("user_id", UserId::RULE))
+}
+
+/// The name of an identity in a path.
+pub fn identity_key(request: &HttpRequest) -> Result<String, Problem> {
+    decode_strictly(segment(request, "{key}"))
+        .filter(|key| is_identity_key(key))
+        .ok_or_else(|| {
+            let rule = format!("must be 1 to {IDENTITY_KEY_CHARS_MAX} characters without control characters");
+            Problem::invalid_field("key", rule)
+        })
+}
+
+/// The id in a path that a client chose: a signed 64-bit number, as its decimal digits and in no other way.
+pub fn client_session_id(request: &HttpRequest) -> Result<i64, Problem> {
+    let text = segment(request, "{n}");
+    let id = text.parse::<i64>().ok().filter(|id| id.to_string() == text);
+    id.ok_or_else(|| {
+        let rule = format!("must be a whole number from {} to {}", i64::MIN, i64::MAX);
+        Problem::invalid_field("client_session_id", rule)
+    })
+}
+
+/// The raw segment of the path that stands where the route has this name.
+fn segment<'r>(request: &'r HttpRequest, name: &str) -> &'r str {
+    let pattern = request.match_pattern().unwrap_or_default();
+    let place = pattern.split('/').position(|segment| segment == name);
+    place
+        .and_then(|place| request.uri().path().split('/').nth(place))
+        .unwrap_or_default()
 }
 
 /// The session id in a path. What is not an id is no session's.

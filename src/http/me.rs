@@ -7,17 +7,17 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::auth::{self, Holder, Reach, StateData};
+use super::auth::{self, Holder, Presented, Reach, StateData};
 use super::input::{self, Body, Query, present};
-use super::problem::{Problem, ProblemBody};
+use super::problem::{Code, Problem, ProblemBody};
 use super::session::AppParams;
 use super::session_body::{Audience, SessionBody};
 use super::sessions::{self, SessionPageBody};
 use super::users::{PageParams, RevokedBody};
 use super::{State, cookie, json};
 use crate::error::Error;
-use crate::manager::{Demands, Revocation, is_recent};
-use crate::session::{EndedBy, Reason, SessionId};
+use crate::manager::{Demands, Revocation, SignIn, is_recent};
+use crate::session::{AppName, EndedBy, Reason, Session, SessionId};
 use crate::store::{Owner, SessionPatch, StatusFilter, UserPage};
 
 /// Checks who asks, without extending their session; a refusal says where to sign in.
@@ -28,6 +28,70 @@ async fn person(request: &HttpRequest, state: &State, query: &mut Query) -> Resu
     holder.map_err(|problem| problem.with_sign_in_url(sign_in_url))
 }
 
+/// Finds a visitor's session by cookie, or starts one that is nobody's, if the app allows it (`anonymous`).
+///
+/// A valid cookie answers its session and sets none; a missing, unknown or ended one starts a session and sets one cookie.
+/// A cookie that was replaced by a sign-in or a renewal starts nothing: the browser has, or is about to get, a newer one.
+/// From one IPv4 address or IPv6 /64 only so many can be started an hour (`anonymous_per_hour`). No call here extends a
+/// session; checks do.
+#[utoipa::path(
+    post, path = "/v1/me/session", tag = "self", security((), ("session_cookie" = [])), params(AppParams),
+    responses(
+        (status = 200, description = "The cookie's session", body = SessionBody<'static>),
+        (status = 201, description = "A new session; `Set-Cookie` has its token", body = SessionBody<'static>),
+        (status = 401, description = "`token_replaced`, `ambiguous_cookie`", body = ProblemBody<'static>),
+        (status = 403, description = "`cross_site`", body = ProblemBody<'static>),
+        (status = 404, description = "`not_found`: the app has no anonymous sessions", body = ProblemBody<'static>),
+        (status = 429, description = "`too_many_requests`", body = ProblemBody<'static>),
+        (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn start_own_session(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let mut query = Query::of(&request);
+    let app = auth::app_of_request(&request, &state, &mut query)?;
+    query.finish()?;
+    if !state.manager.app(&app).is_some_and(|policy| policy.anonymous) {
+        return Err(Problem::not_found(
+            "way to start a session by oneself in this app",
+        ));
+    }
+    auth::refuse_start_from_elsewhere(&request, &state.public_origins)?;
+    let is_by_header = matches!(auth::present(&request, &state, &app)?, Presented::Bearer(_));
+    let holder = auth::holder(&request, &state, app.clone(), false, &Demands::default()).await;
+    let (response, session) = match holder {
+        Ok(holder) => (HttpResponse::Ok(), holder.entry.to_session()),
+        Err(problem) if !is_by_header && STARTS_ANEW.contains(&problem.code()) => {
+            start(&request, &state, &app).await?
+        }
+        Err(problem) => return Err(problem),
+    };
+    let now = state.manager.clock().now();
+    let body = SessionBody::new(&session, now, Some(session.id), Audience::Person);
+    Ok(json(response, &body))
+}
+
+/// What a cookie must be refused with for another session to be started.
+const STARTS_ANEW: [Code; 3] = [Code::NoSession, Code::InvalidToken, Code::SessionEndedToken];
+
+async fn start(
+    request: &HttpRequest,
+    state: &State,
+    app: &AppName,
+) -> Result<(HttpResponseBuilder, Session), Problem> {
+    let user_agent = request.headers().get(header::USER_AGENT);
+    let visit = SignIn {
+        ip_address: auth::client_address(request, state),
+        user_agent: user_agent.and_then(|text| text.to_str().ok()).map(str::to_owned),
+        ..SignIn::default()
+    };
+    let started = state.manager.create_for_visitor(app, visit).await?;
+    let now = state.manager.clock().now();
+    let cookie = state.set_cookie(app, &started.token.reveal(), &started.session, now);
+    let mut response = HttpResponse::Created();
+    response.insert_header((header::SET_COOKIE, cookie));
+    Ok((response, started.session))
+}
+
 /// Lists the person's sessions, newest sign-in first, this one included.
 #[utoipa::path(
     get, path = "/v1/me/sessions", tag = "self", security(("session_token" = []), ("session_cookie" = [])),
@@ -35,8 +99,8 @@ async fn person(request: &HttpRequest, state: &State, query: &mut Query) -> Resu
     responses(
         (status = 200, description = "A page, without what the application keeps for itself",
          body = SessionPageBody<'static>),
-        (status = 401, description = "`no_session`, `invalid_token`, `session_ended`, `ambiguous_cookie`",
-         body = ProblemBody<'static>),
+        (status = 401, description = "`no_session`, `invalid_token`, `token_replaced`, `session_ended`, \
+         `ambiguous_cookie`", body = ProblemBody<'static>),
         (status = 403, description = "`cross_site`", body = ProblemBody<'static>),
     )
 )]
@@ -128,8 +192,8 @@ pub struct ReasonParams {
     params(("id" = String, Path, description = "The session's id"), ReasonParams, AppParams),
     responses(
         (status = 204, description = "It is over, now or since before"),
-        (status = 401, description = "`no_session`, `invalid_token`, `session_ended`, `ambiguous_cookie`",
-         body = ProblemBody<'static>),
+        (status = 401, description = "`no_session`, `invalid_token`, `token_replaced`, `session_ended`, \
+         `ambiguous_cookie`", body = ProblemBody<'static>),
         (status = 403, description = "`reauthentication_required`, `cross_site`", body = ProblemBody<'static>),
         (status = 404, description = "`not_found`, also for somebody else's", body = ProblemBody<'static>),
         (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
@@ -188,8 +252,8 @@ pub struct RevokeOwnParams {
     params(RevokeOwnParams, ReasonParams, AppParams),
     responses(
         (status = 200, description = "Ended", body = RevokedBody),
-        (status = 401, description = "`no_session`, `invalid_token`, `session_ended`, `ambiguous_cookie`",
-         body = ProblemBody<'static>),
+        (status = 401, description = "`no_session`, `invalid_token`, `token_replaced`, `session_ended`, \
+         `ambiguous_cookie`", body = ProblemBody<'static>),
         (status = 403, description = "`reauthentication_required`, `cross_site`", body = ProblemBody<'static>),
         (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
     )
@@ -247,8 +311,8 @@ pub struct RenameSession {
     params(("id" = String, Path, description = "The session's id"), AppParams),
     responses(
         (status = 200, description = "The session as it is now", body = SessionBody<'static>),
-        (status = 401, description = "`no_session`, `invalid_token`, `session_ended`, `ambiguous_cookie`",
-         body = ProblemBody<'static>),
+        (status = 401, description = "`no_session`, `invalid_token`, `token_replaced`, `session_ended`, \
+         `ambiguous_cookie`", body = ProblemBody<'static>),
         (status = 403, description = "`cross_site`", body = ProblemBody<'static>),
         (status = 404, description = "`not_found`, also for somebody else's", body = ProblemBody<'static>),
         (status = 410, description = "`session_ended`", body = ProblemBody<'static>),

@@ -10,7 +10,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::auth::StateData;
 use super::problem::Code;
-use super::{me, ops, session, sessions, users};
+use super::{client_sessions, identities, me, ops, session, session_data, sessions, sign_ins, users};
 
 /// Every operation that applications and people use; the operator's own are the command line's matter.
 #[derive(OpenApi)]
@@ -21,7 +21,7 @@ use super::{me, ops, session, sessions, users};
             match on their `code`. Times are RFC 3339 in UTC. Lists are paged by `limit` and `cursor`."
     ),
     paths(
-        sessions::create_session,
+        sign_ins::create_session,
         sessions::check_session,
         sessions::list_sessions,
         sessions::revoke_all_sessions,
@@ -29,13 +29,26 @@ use super::{me, ops, session, sessions, users};
         sessions::update_session,
         sessions::revoke_session,
         sessions::touch_session,
+        sign_ins::authenticate_session,
+        session_data::get_session_data,
+        session_data::put_session_data,
+        session_data::patch_session_data,
+        session_data::delete_session_data,
+        identities::put_identity,
+        identities::delete_identity,
         users::get_user,
         users::update_user,
         users::list_user_sessions,
         users::revoke_user_sessions,
+        client_sessions::put_client_session,
+        client_sessions::get_client_session,
+        client_sessions::has_client_session,
+        client_sessions::revoke_client_session,
         session::check_own_session,
         session::head_own_session,
+        session::renew_token,
         session::sign_out,
+        me::start_own_session,
         me::list_own_sessions,
         me::revoke_own_sessions,
         me::revoke_own_session,
@@ -86,6 +99,7 @@ impl Modify for Problems {
                 &mut item.get,
                 &mut item.head,
                 &mut item.post,
+                &mut item.put,
                 &mut item.patch,
                 &mut item.delete,
             ];

@@ -8,9 +8,10 @@ use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::session_body::{Audience, SessionBody};
 use crate::error::{Error, FieldError};
 use crate::manager::Refusal;
-use crate::session::Ending;
+use crate::session::{Ending, Session};
 
 macro_rules! codes {
     ($($variant:ident $name:literal $status:literal $title:literal;)+) => {
@@ -47,6 +48,7 @@ codes! {
     InvalidApiKey "invalid_api_key" 401 "No valid API key";
     NoSession "no_session" 401 "No session token";
     InvalidToken "invalid_token" 401 "The session token is not valid";
+    TokenReplaced "token_replaced" 401 "The session has a newer token";
     SessionEndedToken "session_ended" 401 "The session has ended";
     AmbiguousCookie "ambiguous_cookie" 401 "Two cookies name different sessions";
     CrossSite "cross_site" 403 "Refused as a request from another site";
@@ -57,12 +59,17 @@ codes! {
     NotFound "not_found" 404 "Not found";
     MethodNotAllowed "method_not_allowed" 405 "This method is not allowed here";
     RequestTimeout "request_timeout" 408 "The body took too long";
-    SessionLimitReached "session_limit_reached" 409 "The user may have no further session";
+    SessionLimitReached "session_limit_reached" 409 "The limit allows no further session";
+    SessionHasOtherUser "session_has_other_user" 409 "The session is another user's";
     CredentialsChanged "credentials_changed" 409 "The credentials were changed meanwhile";
+    IdempotencySessionChanged "idempotency_session_changed" 409 "What the repeated call made has changed";
     SessionEnded "session_ended" 410 "The session has ended";
+    VersionMismatch "version_mismatch" 412 "Changed meanwhile";
     PayloadTooLarge "payload_too_large" 413 "The body is too large";
     UnsupportedMediaType "unsupported_media_type" 415 "The body must be JSON";
     ValidationFailed "validation_failed" 422 "The request is not valid";
+    IdempotencyKeyReused "idempotency_key_reused" 422 "The key was used for another call";
+    TooManyRequests "too_many_requests" 429 "Too many requests";
     InternalError "internal_error" 500 "Something went wrong inside";
     Overloaded "overloaded" 503 "Too much is waiting to be written";
     StoreUnavailable "store_unavailable" 503 "The store is not available";
@@ -83,6 +90,9 @@ struct More {
     errors: Vec<FieldError>,
     ending: Option<Ending>,
     sign_in_url: Option<String>,
+    /// Those that a person can choose from, where a limit is reached.
+    sessions: Option<Vec<Session>>,
+    retry_after_secs: Option<u64>,
     allow: Option<&'static str>,
     /// For the log only.
     cause: Option<String>,
@@ -121,6 +131,9 @@ pub struct ProblemBody<'p> {
     /// Where the person can sign in, on the self plane and if the app says.
     #[serde(skip_serializing_if = "Option::is_none")]
     sign_in_url: Option<&'p str>,
+    /// The user's active sessions, newest sign-in first, for `session_limit_reached`; of more than 200 only those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sessions: Option<Vec<SessionBody<'p>>>,
 }
 
 /// One wrong field.
@@ -222,6 +235,11 @@ impl Problem {
             revoked_reason: self.more.ending.as_ref().map(|ending| ending.reason.as_str()),
             ended_by: self.more.ending.as_ref().map(|ending| ending.by.as_str()),
             sign_in_url: self.more.sign_in_url.as_deref(),
+            sessions: self
+                .more
+                .sessions
+                .as_ref()
+                .map(|sessions| sessions.iter().map(active_body).collect()),
         };
         let mut response = HttpResponseBuilder::new(self.status_code());
         match self.code {
@@ -233,12 +251,20 @@ impl Problem {
             }
             _ => {}
         }
+        if let Some(secs) = self.more.retry_after_secs {
+            response.insert_header((header::RETRY_AFTER, secs));
+        }
         if let Some(allow) = self.more.allow {
             response.insert_header((header::ALLOW, allow));
         }
         let body = serde_json::to_string(&body).unwrap_or_default();
         response.content_type("application/problem+json").body(body)
     }
+}
+
+/// A session that was active when it was read; at its own latest use it was, whatever the time is now.
+fn active_body(session: &Session) -> SessionBody<'_> {
+    SessionBody::new(session, session.last_activity_at, None, Audience::Application)
 }
 
 impl std::fmt::Display for Problem {
@@ -268,9 +294,46 @@ impl From<Error> for Problem {
                 Code::UserBlocked,
                 "This user is blocked: no session can be started for them.",
             ),
-            Error::SessionLimitReached => {
-                Self::new(Code::SessionLimitReached, "This user's maximum of sessions is 0.")
+            Error::SessionLimitReached { max, active } => {
+                let detail = format!(
+                    "This user may have {max} active sessions and has {}. End one of them, or name some in end_ids.",
+                    active.len()
+                );
+                let detail = match max {
+                    0 => "This user's maximum of sessions is 0.".to_owned(),
+                    _ => detail,
+                };
+                Self::new(Code::SessionLimitReached, detail).with(|more| more.sessions = Some(active))
             }
+            Error::ClientSessionLimitReached { max } => Self::new(
+                Code::SessionLimitReached,
+                format!("This app may have {max} active sessions with ids of clients, and has as many."),
+            ),
+            Error::SessionHasOtherUser => Self::new(
+                Code::SessionHasOtherUser,
+                "The session belongs to another user. Start a new one for this user.",
+            ),
+            Error::IdempotencyKeyReused => Self::new(
+                Code::IdempotencyKeyReused,
+                "This Idempotency-Key was used with another body. Take a new key for a new call.",
+            ),
+            Error::IdempotencySessionChanged => Self::new(
+                Code::IdempotencySessionChanged,
+                "The session that this call made has ended or has another token since.",
+            ),
+            Error::VersionMismatch { version } => Self::new(
+                Code::VersionMismatch,
+                format!("The data has version {version}. Nothing was changed; read it again."),
+            ),
+            Error::TooLarge { max } => Self::new(
+                Code::PayloadTooLarge,
+                format!("It would have more than {max} bytes. Nothing was changed."),
+            ),
+            Error::TooManyRequests { retry_after_secs } => Self::new(
+                Code::TooManyRequests,
+                format!("Too many new sessions; the next can be started in {retry_after_secs} s."),
+            )
+            .with(|more| more.retry_after_secs = Some(retry_after_secs)),
             Error::CredentialsChanged => Self::new(
                 Code::CredentialsChanged,
                 "This sign-in was verified before the user's credentials were changed. Let them sign in again.",
@@ -294,18 +357,13 @@ impl From<Error> for Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
+        let detail = refusal.detail();
         match refusal {
-            Refusal::InvalidToken => {
-                Self::new(Code::InvalidToken, "This is not the token of any session here.")
-            }
+            Refusal::InvalidToken => Self::new(Code::InvalidToken, detail),
+            Refusal::TokenReplaced => Self::new(Code::TokenReplaced, detail),
             Refusal::SessionEnded(ending) => Self::with_ending(Code::SessionEndedToken, ending),
-            Refusal::ReauthenticationRequired => Self::new(
-                Code::ReauthenticationRequired,
-                "This needs a more recent sign-in.",
-            ),
-            Refusal::MissingTag => {
-                Self::new(Code::MissingTag, "The session does not have every demanded tag.")
-            }
+            Refusal::ReauthenticationRequired => Self::new(Code::ReauthenticationRequired, detail),
+            Refusal::MissingTag => Self::new(Code::MissingTag, detail),
         }
     }
 }

@@ -2,14 +2,15 @@
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
-use utoipa::IntoParams;
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
 
 use super::auth::{self, Holder, Presented, StateData};
 use super::input::Query;
 use super::problem::{Problem, ProblemBody};
 use super::session_body::{Audience, SessionBody};
 use super::{cookie, json};
-use crate::manager::{CheckAnswer, Demands, Revocation, Use};
+use crate::manager::{CheckAnswer, Demands, Refusal, RenewAnswer, Revocation, Use};
 use crate::session::{EndedBy, Reason};
 use crate::store::Owner;
 
@@ -45,8 +46,8 @@ pub struct AppParams {
     responses(
         (status = 200, description = "The session; `X-Session-User-Id` has the percent-encoded user id",
          body = SessionBody<'static>),
-        (status = 401, description = "`no_session`, `invalid_token`, `session_ended`, `ambiguous_cookie`",
-         body = ProblemBody<'static>),
+        (status = 401, description = "`no_session`, `invalid_token`, `token_replaced`, `session_ended`, \
+         `ambiguous_cookie`", body = ProblemBody<'static>),
         (status = 403, description = "`reauthentication_required`, `missing_tag`, `cross_site`",
          body = ProblemBody<'static>),
         (status = 503, description = "`store_unavailable`", body = ProblemBody<'static>),
@@ -66,8 +67,8 @@ pub async fn check_own_session(request: HttpRequest, state: StateData) -> Result
     params(CheckParams, AppParams),
     responses(
         (status = 200, description = "The token is good; `X-Session-User-Id` has the percent-encoded user id"),
-        (status = 401, description = "`no_session`, `invalid_token`, `session_ended`, `ambiguous_cookie`",
-         body = ProblemBody<'static>),
+        (status = 401, description = "`no_session`, `invalid_token`, `token_replaced`, `session_ended`, \
+         `ambiguous_cookie`", body = ProblemBody<'static>),
         (status = 403, description = "`reauthentication_required`, `missing_tag`, `cross_site`",
          body = ProblemBody<'static>),
         (status = 503, description = "`store_unavailable`", body = ProblemBody<'static>),
@@ -103,6 +104,69 @@ fn header_text(user_id: &str) -> String {
     use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
     const UNSAFE: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'"');
     utf8_percent_encode(user_id, UNSAFE).to_string()
+}
+
+/// A renewed token.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Renewed)]
+pub struct RenewedBody<'s> {
+    /// The session.
+    session: SessionBody<'s>,
+    /// The token to use from now on.
+    #[schema(example = "sst_…")]
+    token: String,
+    /// The `Set-Cookie` value for the browser, by the app's cookie profile.
+    set_cookie: String,
+}
+
+/// Renews the token: the same session, a new token.
+///
+/// Everyone who presents the same token gets the same successor. The presented one stays good until some time
+/// (`renew_grace_secs`) after its successor was first used, so that an answer that got lost signs nobody out; until then
+/// renewing the successor answers it unchanged. Renewing a token that was replaced longer ago ends the session
+/// (`token_reuse`): two hold what one should. If the token came by cookie, the answer sets the new one.
+#[utoipa::path(
+    post, path = "/v1/session/renew", tag = "token", security(("session_token" = []), ("session_cookie" = [])),
+    params(AppParams),
+    responses(
+        (status = 200, description = "The token to use from now on", body = RenewedBody<'static>),
+        (status = 401, description = "`no_session`, `invalid_token`, `token_replaced`, `session_ended`, \
+         `ambiguous_cookie`", body = ProblemBody<'static>),
+        (status = 403, description = "`cross_site`", body = ProblemBody<'static>),
+        (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn renew_token(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let mut query = Query::of(&request);
+    let app = auth::app_of_request(&request, &state, &mut query)?;
+    query.finish()?;
+    let (token, address, is_by_cookie) = match auth::present(&request, &state, &app)? {
+        Presented::Nothing => return Err(auth::no_session()),
+        Presented::Bearer(token) => (token, auth::forwarded_address(&request, &state), false),
+        Presented::Cookies(tokens) => {
+            let token = auth::choose(&state, &app, &tokens).await?;
+            let token = token.ok_or(Refusal::InvalidToken)?.clone();
+            (token, auth::client_address(&request, &state), true)
+        }
+    };
+    match state.manager.renew(&app, &token, address).await? {
+        RenewAnswer::Refused(refusal) => Err(refusal.into()),
+        RenewAnswer::Renewed { session, token } => {
+            let now = state.manager.clock().now();
+            let token = token.reveal();
+            let set_cookie = state.set_cookie(&app, &token, &session, now);
+            let mut response = HttpResponse::Ok();
+            if is_by_cookie {
+                response.insert_header((header::SET_COOKIE, set_cookie.as_str()));
+            }
+            let body = RenewedBody {
+                session: SessionBody::new(&session, now, Some(session.id), Audience::Application),
+                token,
+                set_cookie,
+            };
+            Ok(json(response, &body))
+        }
+    }
 }
 
 /// Signs out: ends the session of the token, and clears the cookie if it came by one.

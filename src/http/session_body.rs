@@ -85,11 +85,12 @@ pub struct PrivateBody<'s> {
     auth: Option<&'s RawValue>,
     /// Named identities beside the root one.
     #[schema(value_type = Object)]
-    identities: serde_json::Map<String, serde_json::Value>,
+    identities: &'s RawValue,
     /// The id that the client chose.
-    client_session_id: Option<String>,
+    #[schema(value_type = Option<String>, example = "-42")]
+    client_session_id: Option<Text<i64>>,
     /// Grows with each change of the session's data.
-    data_version: i64,
+    data_version: u64,
 }
 
 /// A device.
@@ -167,12 +168,20 @@ impl<'s> SessionBody<'s> {
                     .auth
                     .as_ref()
                     .and_then(|auth| serde_json::from_str(auth.as_str()).ok()),
-                identities: serde_json::Map::new(),
-                client_session_id: None,
-                data_version: 0,
+                identities: session
+                    .identities
+                    .as_ref()
+                    .and_then(|all| serde_json::from_str(all.as_str()).ok())
+                    .unwrap_or_else(no_identities),
+                client_session_id: session.client_session_id.map(Text),
+                data_version: session.data_version,
             }),
         }
     }
+}
+
+fn no_identities<'s>() -> &'s RawValue {
+    serde_json::from_str("{}").expect("it is JSON")
 }
 
 /// A value that is text on the wire.

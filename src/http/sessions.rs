@@ -7,206 +7,26 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::auth::{self, Backend, Plane, StateData};
-use super::input::{self, Body, Object, Query, present};
+use super::input::{self, Body, Query, present};
 use super::problem::{Problem, ProblemBody};
 use super::session_body::{Audience, SessionBody};
-use super::{State, cookie, json};
+use super::{State, json};
 use crate::clock::Timestamp;
 use crate::error::FieldError;
-use crate::manager::{CheckAnswer, Demands, Refusal, Revocation, SignIn, Use};
-use crate::session::{AUTH_LEN_MAX, Auth, ClientHints, EndedBy, REASON_CHARS_MAX, Reason, Session, Token};
+use crate::manager::{CheckAnswer, Demands, Refusal, Revocation, Use};
+use crate::session::{AUTH_LEN_MAX, Auth, EndedBy, REASON_CHARS_MAX, Reason, Session, Token};
 use crate::store::{Owner, SessionPatch};
 use crate::user::UserId;
 
-/// A session to be started; every field is optional.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CreateSession {
-    /// The application's own id for the person; without it the session is anonymous.
-    #[schema(example = "ada")]
-    user_id: Option<String>,
-    /// The address the person signs in from. One that does not parse is stored as null.
-    #[schema(example = "203.0.113.7")]
-    ip_address: Option<String>,
-    /// The browser's `User-Agent`; cut at 512 bytes.
-    #[schema(example = "Mozilla/5.0 (X11; Linux x86_64; rv:150.0) Gecko/20100101 Firefox/150.0")]
-    user_agent: Option<String>,
-    /// The browser's client hints.
-    #[schema(value_type = Option<ClientHintsBody>)]
-    client_hints: Option<Object<ClientHintsBody>>,
-    /// A tier to store for the user.
-    #[schema(example = "premium")]
-    tier: Option<String>,
-    /// What the application keeps about the sign-in: an object of at most 8 KiB. A list `tags` in it can be demanded
-    /// by checks.
-    #[schema(value_type = Option<Object>)]
-    auth: Option<serde_json::Map<String, serde_json::Value>>,
-    /// A name for the session, up to 100 characters.
-    name: Option<String>,
-    /// A shorter idle timeout than the app's policy; a longer one is cut.
-    #[schema(minimum = 1)]
-    idle_timeout_secs: Option<u64>,
-    /// A shorter absolute timeout than the app's policy; a longer one is cut.
-    #[schema(minimum = 1)]
-    absolute_timeout_secs: Option<u64>,
-    /// Whether the policy's timeouts for remembered devices apply.
-    remember: Option<bool>,
-    /// When the credentials were verified, RFC 3339, not in the future; by default now.
-    #[schema(format = DateTime)]
-    authenticated_at: Option<String>,
-}
-
-/// What the browser tells in `Sec-CH-UA-…` headers.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ClientHintsBody {
-    /// `Sec-CH-UA-Platform`.
-    platform: Option<String>,
-    /// `Sec-CH-UA-Platform-Version`.
-    platform_version: Option<String>,
-    /// `Sec-CH-UA-Model`.
-    model: Option<String>,
-    /// `Sec-CH-UA-Mobile`.
-    mobile: Option<bool>,
-    /// Brands and versions, as `navigator.userAgentData.brands` lists them.
-    #[serde(default)]
-    #[schema(value_type = Vec<BrandBody>)]
-    brands: Vec<Object<BrandBody>>,
-}
-
-/// One brand a browser goes by.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct BrandBody {
-    /// Its name.
-    brand: String,
-    /// Its version.
-    #[serde(default)]
-    version: String,
-}
-
-/// Most brands that are looked at; browsers send three.
-const BRANDS_MAX: usize = 16;
-
-impl From<ClientHintsBody> for ClientHints {
-    fn from(body: ClientHintsBody) -> Self {
-        let brands = body
-            .brands
-            .into_iter()
-            .take(BRANDS_MAX)
-            .map(|Object(brand)| (brand.brand, brand.version));
-        Self {
-            platform: body.platform,
-            platform_version: body.platform_version,
-            model: body.model,
-            mobile: body.mobile,
-            brands: brands.collect(),
-        }
-    }
-}
-
-/// A session that was started.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = SignedIn)]
-pub struct SignedInBody<'s> {
-    /// The session.
-    session: SessionBody<'s>,
-    /// Its token, shown only now.
-    #[schema(example = "sst_…")]
-    token: String,
-    /// The `Set-Cookie` value for the browser, by the app's cookie profile.
-    set_cookie: String,
-    /// Sessions of the same user that were ended because of the limit, oldest sign-in first.
-    evicted: Vec<SessionBody<'s>>,
-}
-
-/// Starts a session.
-///
-/// Ends as many of the user's oldest sign-ins as their limit demands, in the same transaction.
-#[utoipa::path(
-    post, path = "/v1/sessions", tag = "service", security(("api_key" = [])), request_body = CreateSession,
-    responses(
-        (status = 201, description = "Started", body = SignedInBody<'static>),
-        (status = 400, description = "`malformed_json`", body = ProblemBody<'static>),
-        (status = 401, description = "`invalid_api_key`", body = ProblemBody<'static>),
-        (status = 403, description = "`user_blocked`", body = ProblemBody<'static>),
-        (status = 409, description = "`session_limit_reached`, `credentials_changed`", body = ProblemBody<'static>),
-        (status = 413, description = "`payload_too_large`", body = ProblemBody<'static>),
-        (status = 415, description = "`unsupported_media_type`", body = ProblemBody<'static>),
-        (status = 422, description = "`validation_failed`", body = ProblemBody<'static>),
-        (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
-    )
-)]
-pub async fn create_session(
-    request: HttpRequest,
-    payload: web::Payload,
-    state: StateData,
-) -> Result<HttpResponse, Problem> {
-    let backend = caller_without_query(&request, &state).await?;
-    let body: CreateSession = input::json(&request, payload, Body::Optional).await?;
-    let sign_in = body.into_sign_in()?;
-    let signed_in = state.manager.create(&backend.app, sign_in).await?;
-    let now = state.manager.clock().now();
-    let token = signed_in.token.reveal();
-    let session = &signed_in.session;
-    let body = SignedInBody {
-        session: SessionBody::new(session, now, Some(session.id), Audience::Application),
-        set_cookie: state.set_cookie(&backend.app, &token, session, now),
-        token,
-        evicted: bodies(&signed_in.evicted, now),
-    };
-    Ok(json(HttpResponse::Created(), &body))
-}
-
-impl CreateSession {
-    fn into_sign_in(self) -> Result<SignIn, Problem> {
-        let mut errors = Vec::new();
-        let user_id = self.user_id.and_then(|text| {
-            let user_id = UserId::parse(&text);
-            if user_id.is_none() {
-                errors.push(FieldError::new("user_id", UserId::RULE));
-            }
-            user_id
-        });
-        let authenticated_at = self.authenticated_at.and_then(|text| {
-            let at = Timestamp::parse_rfc3339(&text);
-            if at.is_none() {
-                errors.push(FieldError::new("authenticated_at", "must be a time in RFC 3339"));
-            }
-            at
-        });
-        let auth = self.auth.and_then(|object| parse_auth(&object, &mut errors));
-        if !errors.is_empty() {
-            return Err(Problem::invalid(errors));
-        }
-        Ok(SignIn {
-            user_id,
-            ip_address: self.ip_address.as_deref().and_then(parse_address),
-            user_agent: self.user_agent,
-            client_hints: self
-                .client_hints
-                .map(|Object(hints)| hints.into())
-                .unwrap_or_default(),
-            tier: self.tier,
-            auth,
-            name: self.name,
-            idle_timeout_secs: self.idle_timeout_secs,
-            absolute_timeout_secs: self.absolute_timeout_secs,
-            remember: self.remember.unwrap_or(false),
-            authenticated_at,
-        })
-    }
-}
-
 /// An address; one that does not parse is none, without failing the call.
-fn parse_address(text: &str) -> Option<IpAddr> {
+pub(super) fn parse_address(text: &str) -> Option<IpAddr> {
     text.trim()
         .parse::<IpAddr>()
         .ok()
         .map(|address| address.to_canonical())
 }
 
-fn parse_auth(
+pub(super) fn parse_auth(
     object: &serde_json::Map<String, serde_json::Value>,
     errors: &mut Vec<FieldError>,
 ) -> Option<Auth> {
@@ -250,7 +70,7 @@ pub struct CheckedBody<'s> {
     /// The session, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<SessionBody<'s>>,
-    /// Else why not: `invalid_token`, `session_ended`, `reauthentication_required` or `missing_tag`.
+    /// Else why not: `invalid_token`, `token_replaced`, `session_ended`, `reauthentication_required` or `missing_tag`.
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'static str>,
     /// The same in a sentence.
@@ -334,15 +154,9 @@ impl CheckedBody<'_> {
     }
 
     fn of_refusal(refusal: &Refusal) -> Self {
-        let detail = match refusal {
-            Refusal::InvalidToken => "This is not the token of any session here.",
-            Refusal::SessionEnded(_) => "The session has ended.",
-            Refusal::ReauthenticationRequired => "This needs a more recent sign-in.",
-            Refusal::MissingTag => "The session does not have every demanded tag.",
-        };
         let mut body = Self {
             code: Some(refusal.code()),
-            detail: Some(detail),
+            detail: Some(refusal.detail()),
             ..Self::refused()
         };
         if let Refusal::SessionEnded(ending) = refusal {
@@ -452,7 +266,7 @@ pub(super) fn user_page(
     json(HttpResponse::Ok(), &body)
 }
 
-fn bodies(sessions: &[Session], now: Timestamp) -> Vec<SessionBody<'_>> {
+pub(super) fn bodies(sessions: &[Session], now: Timestamp) -> Vec<SessionBody<'_>> {
     sessions
         .iter()
         .map(|session| SessionBody::new(session, now, None, Audience::Application))
@@ -565,7 +379,7 @@ pub async fn get_session(request: HttpRequest, state: StateData) -> Result<HttpR
     Ok(one(&state, &session))
 }
 
-fn one(state: &State, session: &Session) -> HttpResponse {
+pub(super) fn one(state: &State, session: &Session) -> HttpResponse {
     let now = state.manager.clock().now();
     json(
         HttpResponse::Ok(),
@@ -623,6 +437,7 @@ pub async fn update_session(
         name: body.name,
         is_trusted: body.is_trusted.map(Option::unwrap_or_default),
         auth,
+        identity: None,
     };
     Ok(one(
         &state,
@@ -699,20 +514,4 @@ pub(super) async fn caller_without_query(request: &HttpRequest, state: &State) -
     let backend = auth::backend(request, state, &mut query).await?;
     query.finish()?;
     Ok(backend)
-}
-
-impl State {
-    /// `Set-Cookie` for a token, by the app's profile.
-    pub(super) fn set_cookie(
-        &self,
-        app: &crate::session::AppName,
-        token: &str,
-        session: &Session,
-        now: Timestamp,
-    ) -> String {
-        let config = self.manager.app(app).map(|config| &config.cookie);
-        config
-            .map(|config| cookie::set(config, token, session, now))
-            .unwrap_or_default()
-    }
 }

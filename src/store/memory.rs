@@ -8,15 +8,20 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{
-    Answer, AppList, AppPage, BulkEnding, Committed, Creation, EndRequest, Hooks, KeyRecord, NewSession,
-    Outcome, Owner, Scope, SessionPatch, SessionStore, StatusFilter, UserList, UserPage, UserPatch,
-    UserRecord, cut_page,
+    Answer, AppList, AppPage, Authenticated, Authentication, BulkEnding, Committed, Creation, DataOutcome,
+    DataPatch, EndRequest, Hooks, IDEMPOTENCY_MILLIS, Idempotency, KeyRecord, NewSession, Outcome, Owner,
+    REFUSED_LIST_LEN_MAX, REPORT_INTERVAL_MILLIS, Refused, Renewal, Renewed, Scope, SessionPatch,
+    SessionStore, StatusFilter, UserList, UserPage, UserPatch, UserRecord, VISITORS_MILLIS, cut_page,
 };
 use crate::clock::Timestamp;
+use crate::data::Data;
 use crate::error::Error;
 use crate::event::{Event, EventKind};
-use crate::session::{AppName, EndedBy, Ending, KeyId, Reason, Session, SessionId, Touch};
-use crate::user::{UserId, UserSettings};
+use crate::session::{
+    AppName, EndedBy, Ending, Fingerprint, Grace, KeyId, Nonce, OnLimit, OnTokenReuse, Reason, Replaced,
+    SecretHash, Session, SessionId, Touch, WhichToken,
+};
+use crate::user::{Tiers, UserId, UserSettings};
 
 /// Sessions in memory.
 #[derive(Default)]
@@ -29,12 +34,38 @@ pub struct MemoryStore {
 #[derive(Default)]
 struct State {
     sessions: BTreeMap<SessionId, Session>,
+    data: BTreeMap<SessionId, Data>,
+    /// The networks that visitors started sessions from.
+    visitors: BTreeMap<SessionId, String>,
+    calls: BTreeMap<(KeyId, Fingerprint), Call>,
     users: BTreeMap<(AppName, UserId), UserSettings>,
     keys: BTreeMap<KeyId, KeyRecord>,
     events: Vec<(Timestamp, Event)>,
     high_water: Option<Timestamp>,
     last_id: u128,
     is_closed: bool,
+}
+
+/// A creation that can be repeated.
+struct Call {
+    body: Fingerprint,
+    session_id: SessionId,
+    token_hash: SecretHash,
+    nonce: Nonce,
+    at: Timestamp,
+}
+
+/// A user who signs in, with a new session or with the one that is there.
+struct SignIn<'s> {
+    app: &'s AppName,
+    user_id: &'s UserId,
+    own: Option<SessionId>,
+    authenticated_at: Option<Timestamp>,
+    tier: Option<String>,
+    tiers: &'s Tiers,
+    on_limit: OnLimit,
+    end_ids: &'s [SessionId],
+    now: Timestamp,
 }
 
 impl MemoryStore {
@@ -144,6 +175,7 @@ impl State {
             by: request.by,
         };
         session.ending = Some(session.ending_as_of(request.now).unwrap_or(asked));
+        self.data.remove(&session.id);
         self.sessions.insert(session.id, session.clone());
         if let Some(event) = Event::of_ending(&session) {
             self.record(event, request.now);
@@ -198,46 +230,184 @@ impl State {
         revoked_count
     }
 
+    /// Lets a user sign in, or says why not; answers what the limit ended.
+    fn admit(&mut self, sign_in: SignIn<'_>, committed: &mut Committed) -> Result<Vec<Session>, Refused> {
+        let SignIn {
+            app, user_id, now, ..
+        } = sign_in;
+        let mut settings = self.settings(app, user_id);
+        if settings.is_blocked {
+            return Err(Refused::UserBlocked);
+        }
+        if settings.credentials_changed_at > sign_in.authenticated_at {
+            return Err(Refused::CredentialsChanged);
+        }
+        let sets_tier = sign_in.tier.is_some();
+        settings.tier = sign_in.tier.or(settings.tier);
+        let max = sign_in.tiers.effective_max_sessions(&settings);
+        let others = self.of_user(app, user_id, |session| {
+            session.ending.is_none() && Some(session.id) != sign_in.own
+        });
+        let is_in_the_way = others.len() >= max as usize || !sign_in.end_ids.is_empty();
+        let (mut active, overdue): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|session| session.is_active(now));
+        let (chosen, rest): (Vec<_>, Vec<_>) = active
+            .iter()
+            .cloned()
+            .partition(|session| sign_in.end_ids.contains(&session.id));
+        let is_too_many = rest.len() + 1 > max as usize;
+        if max == 0 || (is_too_many && sign_in.on_limit == OnLimit::Deny) {
+            active.reverse();
+            active.truncate(REFUSED_LIST_LEN_MAX);
+            return Err(Refused::LimitReached { max, active });
+        }
+        if sets_tier {
+            self.users.insert((app.clone(), user_id.clone()), settings);
+        }
+        if !is_in_the_way {
+            return Ok(Vec::new());
+        }
+        let request = |reason, by| EndRequest {
+            now,
+            reason: Reason::known(reason),
+            by,
+        };
+        self.end_each(
+            overdue,
+            &request(Reason::IDLE_TIMEOUT, EndedBy::Timeout),
+            committed,
+        );
+        self.end_each(chosen, &request(Reason::MANUAL, EndedBy::User), committed);
+        let surplus = (rest.len() + 1).saturating_sub(max as usize);
+        let for_room = request(Reason::SESSION_LIMIT_EXCEEDED, EndedBy::Limit);
+        let evicted = rest
+            .into_iter()
+            .take(surplus)
+            .map(|session| self.end(session, &for_room, committed));
+        Ok(evicted.collect())
+    }
+
+    fn count_unended(&self, app: &AppName, wanted: impl Fn(&Session) -> bool) -> u64 {
+        let is_one = |session: &&Session| session.app == *app && session.ending.is_none() && wanted(session);
+        self.sessions.values().filter(is_one).count() as u64
+    }
+
+    fn find_client(&self, app: &AppName, client_session_id: i64) -> Option<Session> {
+        let is_it = |session: &&Session| {
+            session.app == *app
+                && session.client_session_id == Some(client_session_id)
+                && session.ending.is_none()
+        };
+        self.sessions.values().find(is_it).cloned()
+    }
+
+    /// The answer to a call that was made before.
+    fn repeated(&self, call: &Idempotency, now: Timestamp) -> Option<Creation> {
+        let known = self.calls.get(&(call.api_key, call.key))?;
+        if known.at <= now.plus_millis(-IDEMPOTENCY_MILLIS) {
+            return None;
+        }
+        if known.body != call.body {
+            return Some(Creation::IdempotencyKeyReused);
+        }
+        let session = self.sessions.get(&known.session_id);
+        let session =
+            session.filter(|session| session.is_active(now) && session.token_hash == known.token_hash);
+        Some(session.map_or(Creation::IdempotencySessionChanged, |session| {
+            Creation::Repeated {
+                session: Box::new(session.clone()),
+                nonce: known.nonce,
+            }
+        }))
+    }
+
+    /// When the next visitor of this network may start a session, if not now.
+    fn too_many_visitors(
+        &self,
+        app: &AppName,
+        visitor: &super::Visitor,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let since = now.plus_millis(-VISITORS_MILLIS);
+        let mut starts: Vec<Timestamp> = self
+            .visitors
+            .iter()
+            .filter(|(_, network)| **network == visitor.network)
+            .filter_map(|(id, _)| self.sessions.get(id))
+            .filter(|session| session.app == *app && session.created_at > since)
+            .map(|session| session.created_at)
+            .collect();
+        starts.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
+        let must_age = starts.get(visitor.per_hour.saturating_sub(1) as usize)?;
+        Some(must_age.plus_millis(VISITORS_MILLIS))
+    }
+
     fn create(&mut self, new: NewSession, committed: &mut Committed) -> Creation {
-        let mut evicted = Vec::new();
-        if let Some(user_id) = &new.user_id {
-            let mut settings = self.settings(&new.app, user_id);
-            if settings.is_blocked {
-                return Creation::UserBlocked;
-            }
-            if settings.credentials_changed_at > new.authenticated_at {
-                return Creation::CredentialsChanged;
-            }
-            settings.tier = new.tier.clone().or(settings.tier);
-            let max = new.tiers.effective_max_sessions(&settings) as usize;
-            if max == 0 {
-                return Creation::LimitReached;
-            }
-            if new.tier.is_some() {
-                self.users.insert((new.app.clone(), user_id.clone()), settings);
-            }
-            let request = EndRequest {
-                now: new.now,
-                reason: Reason::known(Reason::SESSION_LIMIT_EXCEEDED),
-                by: EndedBy::Limit,
-            };
-            let unended = self.of_user(&new.app, user_id, |session| session.ending.is_none());
-            if unended.len() >= max {
-                let (active, overdue): (Vec<_>, Vec<_>) = unended
-                    .into_iter()
-                    .partition(|session| session.is_active(new.now));
-                self.end_each(overdue, &request, committed);
-                let surplus = (active.len() + 1).saturating_sub(max);
-                for session in active.into_iter().take(surplus) {
-                    evicted.push(self.end(session, &request, committed));
+        if let Some(answer) = new.idempotency.and_then(|call| self.repeated(&call, new.now)) {
+            return answer;
+        }
+        let mut in_the_way = None;
+        if let Some(client) = new.client {
+            in_the_way = self.find_client(&new.app, client.id);
+            match &in_the_way {
+                Some(there) if there.is_active(new.now) => return Creation::Existed(Box::new(there.clone())),
+                Some(_) => {}
+                None => {
+                    let count = self.count_unended(&new.app, |session| session.client_session_id.is_some());
+                    if count >= client.total_max.into() {
+                        return Creation::AppFull;
+                    }
                 }
             }
+        }
+        if let Some(visitor) = &new.visitor {
+            if let Some(retry_at) = self.too_many_visitors(&new.app, visitor, new.now) {
+                return Creation::TooManyVisitors { retry_at };
+            }
+            let count = self.count_unended(&new.app, |session| session.user_id.is_none());
+            if count >= visitor.total_max.into() {
+                return Creation::AppFull;
+            }
+        }
+        let mut evicted = Vec::new();
+        if let Some(user_id) = &new.user_id {
+            let sign_in = SignIn {
+                app: &new.app,
+                user_id,
+                own: None,
+                authenticated_at: new.authenticated_at,
+                tier: new.tier,
+                tiers: &new.tiers,
+                on_limit: new.on_limit,
+                end_ids: &new.end_ids,
+                now: new.now,
+            };
+            match self.admit(sign_in, committed) {
+                Ok(made_room) => evicted = made_room,
+                Err(refused) => return Creation::Refused(refused),
+            }
+        }
+        if let Some(id) = in_the_way.map(|session| session.id)
+            && let Some(overdue) = self
+                .sessions
+                .get(&id)
+                .filter(|there| there.ending.is_none())
+                .cloned()
+        {
+            let request = EndRequest {
+                now: new.now,
+                reason: Reason::known(Reason::IDLE_TIMEOUT),
+                by: EndedBy::Timeout,
+            };
+            self.end(overdue, &request, committed);
         }
         let session = Session {
             id: self.next_id(new.now),
             app: new.app,
             user_id: new.user_id,
+            client_session_id: new.client.map(|client| client.id),
             token_hash: new.token_hash,
+            replaced: None,
             name: new.name,
             is_trusted: false,
             user_agent: new.user_agent,
@@ -253,7 +423,25 @@ impl State {
             absolute_expires_at: new.now.plus_millis(new.timeouts.absolute_millis),
             ending: None,
             auth: new.auth,
+            identities: None,
+            data_version: u64::from(new.data.is_some()),
         };
+        if let Some(data) = new.data {
+            self.data.insert(session.id, data);
+        }
+        if let Some(visitor) = new.visitor {
+            self.visitors.insert(session.id, visitor.network);
+        }
+        if let Some(call) = new.idempotency {
+            let known = Call {
+                body: call.body,
+                session_id: session.id,
+                token_hash: session.token_hash,
+                nonce: call.nonce,
+                at: new.now,
+            };
+            self.calls.insert((call.api_key, call.key), known);
+        }
         self.sessions.insert(session.id, session.clone());
         self.record(
             Event::about(&session, EventKind::SessionCreated, new.now),
@@ -263,6 +451,171 @@ impl State {
             session: Box::new(session),
             evicted,
         }
+    }
+
+    fn authenticate(&mut self, authentication: &Authentication, committed: &mut Committed) -> Authenticated {
+        let Authentication {
+            now, app, user_id, ..
+        } = authentication;
+        let Some(mut session) = self.owned(app, authentication.id, &Owner::Anyone) else {
+            return Authenticated::NotFound;
+        };
+        if !session.is_active(*now) {
+            return Authenticated::AlreadyEnded(Box::new(session));
+        }
+        if session.user_id.as_ref().is_some_and(|theirs| theirs != user_id) {
+            return Authenticated::OtherUser;
+        }
+        let sign_in = SignIn {
+            app,
+            user_id,
+            own: Some(session.id),
+            authenticated_at: Some(authentication.authenticated_at),
+            tier: authentication.tier.clone(),
+            tiers: &authentication.tiers,
+            on_limit: authentication.on_limit,
+            end_ids: &authentication.end_ids,
+            now: *now,
+        };
+        let evicted = match self.admit(sign_in, committed) {
+            Ok(evicted) => evicted,
+            Err(refused) => return Authenticated::Refused(refused),
+        };
+        authentication.apply(&mut session);
+        self.sessions.insert(session.id, session.clone());
+        self.record(
+            Event::about(&session, EventKind::SessionAuthenticated, *now),
+            *now,
+        );
+        committed.changed.push(session.id);
+        Authenticated::Done {
+            session: Box::new(session),
+            evicted,
+        }
+    }
+
+    fn renew(&mut self, renewal: &Renewal, committed: &mut Committed) -> Renewed {
+        let now = renewal.now;
+        let session = self.owned(&renewal.app, renewal.id, &Owner::Anyone);
+        let Some((mut session, which)) = session.and_then(|session| {
+            session
+                .which_token(&renewal.presented)
+                .map(|which| (session, which))
+        }) else {
+            return Renewed::Unknown;
+        };
+        let grace = session.replaced.map_or(Grace::None, |replaced| replaced.grace);
+        let (is_over, is_good) = (!session.is_active(now), grace.is_good(now));
+        match which {
+            WhichToken::Replaced(_) if !is_good && (is_over || grace == Grace::None) => {
+                return Renewed::Replaced;
+            }
+            WhichToken::Replaced(replaced) if !is_good => {
+                match renewal.on_reuse {
+                    OnTokenReuse::Notify => self.report(&session, replaced, now, committed),
+                    OnTokenReuse::Revoke => {
+                        self.record(Event::of_replaced_token(&session, now), now);
+                        let request = EndRequest {
+                            now,
+                            reason: Reason::known(Reason::TOKEN_REUSE),
+                            by: EndedBy::Security,
+                        };
+                        self.end(session.clone(), &request, committed);
+                    }
+                }
+                return Renewed::Reused(Box::new(self.sessions[&session.id].clone()));
+            }
+            _ if is_over => return Renewed::AlreadyEnded(Box::new(session)),
+            WhichToken::Current if is_good => {
+                if let Grace::Open { .. } = grace {
+                    session.begin_grace(now.plus_millis(renewal.grace_millis));
+                    self.sessions.insert(session.id, session.clone());
+                    committed.changed.push(session.id);
+                }
+                return Renewed::Unchanged(Box::new(session));
+            }
+            WhichToken::Replaced(_) => match grace {
+                Grace::Open { nonce } if renewal.lost == Some(nonce) => {}
+                Grace::Open { nonce }
+                | Grace::Until {
+                    nonce: Some(nonce), ..
+                } => {
+                    return Renewed::Successor {
+                        session: Box::new(session),
+                        nonce,
+                    };
+                }
+                Grace::None | Grace::Until { nonce: None, .. } => return Renewed::Replaced,
+            },
+            WhichToken::Current => {}
+        }
+        session.token_hash = renewal.successor;
+        session.replaced = Some(Replaced {
+            hash: renewal.presented,
+            grace: Grace::Open { nonce: renewal.nonce },
+            reported_at: None,
+        });
+        self.sessions.insert(session.id, session.clone());
+        self.record(Event::about(&session, EventKind::SessionRenewed, now), now);
+        committed.changed.push(session.id);
+        Renewed::Successor {
+            session: Box::new(session),
+            nonce: renewal.nonce,
+        }
+    }
+
+    fn report(&mut self, session: &Session, replaced: Replaced, now: Timestamp, committed: &mut Committed) {
+        if !replaced.is_to_be_reported(now, REPORT_INTERVAL_MILLIS) {
+            return;
+        }
+        let mut session = session.clone();
+        session.replaced = Some(Replaced {
+            reported_at: Some(now),
+            ..replaced
+        });
+        self.record(Event::of_replaced_token(&session, now), now);
+        committed.changed.push(session.id);
+        self.sessions.insert(session.id, session);
+    }
+
+    fn change_data(
+        &mut self,
+        app: &AppName,
+        id: SessionId,
+        patch: &DataPatch,
+        now: Timestamp,
+        committed: &mut Committed,
+    ) -> DataOutcome {
+        let Some(mut session) = self.owned(app, id, &Owner::Anyone) else {
+            return DataOutcome::NotFound;
+        };
+        if !session.is_active(now) {
+            return DataOutcome::AlreadyEnded(Box::new(session));
+        }
+        let version = session.data_version;
+        if patch
+            .if_versions
+            .as_ref()
+            .is_some_and(|good| !good.contains(&version))
+        {
+            return DataOutcome::VersionMismatch { version };
+        }
+        let mut data = self.data.get(&id).cloned().unwrap_or_default();
+        let changed = match data.apply(patch.at.as_ref(), &patch.change) {
+            Ok(changed) => changed,
+            Err(error) => return DataOutcome::Refused(error),
+        };
+        if changed.is_changed {
+            session.data_version += 1;
+            self.data.insert(id, data);
+            committed.changed.push(id);
+        }
+        let outcome = DataOutcome::Done {
+            value: changed.value,
+            version: session.data_version,
+        };
+        self.sessions.insert(id, session);
+        outcome
     }
 
     fn write_touch(&mut self, touch: Touch, now: Timestamp, committed: &mut Committed) {
@@ -301,6 +654,39 @@ impl SessionStore for MemoryStore {
 
     fn create(&self, new: NewSession) -> Answer<Creation> {
         self.change(new.now, |state, committed| state.create(new, committed))
+    }
+
+    fn authenticate(&self, authentication: Authentication) -> Answer<Authenticated> {
+        self.change(authentication.now, |state, committed| {
+            state.authenticate(&authentication, committed)
+        })
+    }
+
+    fn renew(&self, renewal: Renewal) -> Answer<Renewed> {
+        self.change(renewal.now, |state, committed| state.renew(&renewal, committed))
+    }
+
+    fn report_replaced(&self, id: SessionId, presented: SecretHash, now: Timestamp) -> Answer<()> {
+        self.change(now, |state, committed| {
+            let session = state.sessions.get(&id).filter(|session| session.is_active(now));
+            if let Some(session) = session.cloned()
+                && let Some(WhichToken::Replaced(replaced)) = session.which_token(&presented)
+            {
+                state.report(&session, replaced, now, committed);
+            }
+        })
+    }
+
+    fn change_data(
+        &self,
+        app: AppName,
+        id: SessionId,
+        patch: DataPatch,
+        now: Timestamp,
+    ) -> Answer<DataOutcome> {
+        self.change(now, |state, committed| {
+            state.change_data(&app, id, &patch, now, committed)
+        })
     }
 
     fn end(&self, app: AppName, id: SessionId, owner: Owner, request: EndRequest) -> Answer<Outcome> {
@@ -366,6 +752,12 @@ impl SessionStore for MemoryStore {
             session.name = patch.name.unwrap_or(session.name);
             session.is_trusted = patch.is_trusted.unwrap_or(session.is_trusted);
             session.auth = patch.auth.unwrap_or(session.auth);
+            if let Some(identity) = patch.identity {
+                let Ok(identities) = identity.apply(session.identities.as_ref()) else {
+                    return Outcome::TooLong;
+                };
+                session.identities = identities;
+            }
             state.sessions.insert(id, session.clone());
             committed.changed.push(id);
             Outcome::Done(session)
@@ -426,6 +818,17 @@ impl SessionStore for MemoryStore {
                 by: EndedBy::Timeout,
             };
             state.end_each(overdue, &request, committed);
+            for replaced in state
+                .sessions
+                .values_mut()
+                .filter_map(|session| session.replaced.as_mut())
+            {
+                if let Grace::Until { ends_at, nonce } = &mut replaced.grace
+                    && *ends_at <= now
+                {
+                    *nonce = None;
+                }
+            }
             count
         })
     }
@@ -439,6 +842,7 @@ impl SessionStore for MemoryStore {
             old.truncate(limit);
             for session in &old {
                 state.sessions.remove(&session.id);
+                state.visitors.remove(&session.id);
             }
             let events = state
                 .events
@@ -447,7 +851,18 @@ impl SessionStore for MemoryStore {
                 .take_while(|(recorded, _)| *recorded < before)
                 .count();
             state.events.drain(..events);
-            old.len() + events
+            let too_old = now.plus_millis(-IDEMPOTENCY_MILLIS);
+            let mut calls: Vec<_> = state
+                .calls
+                .iter()
+                .filter(|(_, call)| call.at <= too_old)
+                .collect();
+            calls.sort_by_key(|(_, call)| call.at);
+            let calls: Vec<_> = calls.into_iter().take(limit).map(|(key, _)| *key).collect();
+            for key in &calls {
+                state.calls.remove(key);
+            }
+            old.len() + events + calls.len()
         })
     }
 
@@ -469,6 +884,17 @@ impl SessionStore for MemoryStore {
 
     fn find(&self, id: SessionId) -> Answer<Option<Session>> {
         self.read(|state| state.sessions.get(&id).cloned())
+    }
+
+    fn find_client(&self, app: AppName, client_session_id: i64) -> Answer<Option<Session>> {
+        self.read(|state| state.find_client(&app, client_session_id))
+    }
+
+    fn find_data(&self, id: SessionId) -> Answer<Option<(Session, Data)>> {
+        self.read(|state| {
+            let session = state.sessions.get(&id)?;
+            Some((session.clone(), state.data.get(&id).cloned().unwrap_or_default()))
+        })
     }
 
     fn list_user(&self, list: UserList) -> Answer<UserPage> {

@@ -10,8 +10,12 @@
 //! time, and any copy of a row.
 
 mod changes;
+mod counts;
 mod reads;
+mod renewals;
 mod rows;
+mod session_data;
+mod sign_ins;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -28,12 +32,14 @@ use rusqlite::{
 use tokio::sync::Semaphore;
 
 use super::{
-    Answer, AppList, AppPage, BulkEnding, Creation, EndRequest, Hooks, KeyRecord, NewSession, Outcome, Owner,
-    Scope, SessionPatch, SessionStore, UserList, UserPage, UserPatch, UserRecord,
+    Answer, AppList, AppPage, Authenticated, Authentication, BulkEnding, Creation, DataOutcome, DataPatch,
+    EndRequest, Hooks, KeyRecord, NewSession, Outcome, Owner, Renewal, Renewed, Scope, SessionPatch,
+    SessionStore, UserList, UserPage, UserPatch, UserRecord,
 };
 use crate::clock::Timestamp;
+use crate::data::Data;
 use crate::error::Error;
-use crate::session::{AppName, EndedBy, KeyId, Session, SessionId, Touch};
+use crate::session::{AppName, EndedBy, KeyId, SecretHash, Session, SessionId, Touch};
 use crate::user::UserId;
 use writer::Writer;
 
@@ -41,10 +47,48 @@ use writer::Writer;
 const APPLICATION_ID: i32 = 0x7365_7373;
 /// How long a connection waits for a lock. Only a checkpoint or a recovery can hold one, for milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Prepared statements kept by a connection; there are about 40 different ones.
-const STATEMENTS_MAX: usize = 64;
-/// The schema, by steps: the one at index n leads from version n to n + 1.
-const MIGRATIONS: &[&str] = &[include_str!("../../schema.sql")];
+/// Prepared statements kept by a connection; there are about 60 different ones.
+const STATEMENTS_MAX: usize = 96;
+/// The schema, by steps.
+const SCHEMA: Schema = Schema {
+    newest: include_str!("../../schema.sql"),
+    steps: &[TO_VERSION_2],
+};
+/// Renewals, visitors, and creations that can be repeated.
+const TO_VERSION_2: &str = "
+    ALTER TABLE sessions ADD COLUMN replaced_reported_at INTEGER;
+    ALTER TABLE sessions ADD COLUMN started_from TEXT;
+    CREATE INDEX sessions_by_grace ON sessions (grace_ends_at)
+        WHERE renew_nonce IS NOT NULL AND grace_ends_at IS NOT NULL;
+    CREATE INDEX sessions_by_visitor ON sessions (app, started_from, created_at) WHERE started_from IS NOT NULL;
+    CREATE TABLE idempotency_keys (
+        api_key_id  BLOB    NOT NULL,
+        key_print   BLOB    NOT NULL CHECK (length(key_print) = 32),
+        body_print  BLOB    NOT NULL CHECK (length(body_print) = 32),
+        session_id  BLOB    NOT NULL,
+        token_hash  BLOB    NOT NULL CHECK (length(token_hash) = 32),
+        nonce       BLOB    NOT NULL,
+        created_at  INTEGER NOT NULL,
+        PRIMARY KEY (api_key_id, key_print)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
+";
+
+/// A schema and what leads older ones to it.
+#[derive(Clone, Copy)]
+struct Schema<'s> {
+    /// All of it, for a new database.
+    newest: &'s str,
+    /// The one at index n leads from version n + 1 to n + 2.
+    steps: &'s [&'s str],
+}
+
+impl Schema<'_> {
+    /// The version of the newest one.
+    fn version(&self) -> i64 {
+        i64::try_from(self.steps.len() + 1).expect("there are few steps")
+    }
+}
 
 /// Where the database is and how it is used.
 #[derive(Debug, Clone)]
@@ -122,9 +166,9 @@ impl SqliteStore {
         })?;
         let mut connection = connect(path).map_err(failed)?;
         // Before anything is written: the journal mode alone changes the file, which may be somebody else's.
-        examine(&connection, path, MIGRATIONS)?;
+        examine(&connection, path, SCHEMA)?;
         prepare(&connection).map_err(failed)?;
-        migrate(&mut connection, path, MIGRATIONS)?;
+        migrate(&mut connection, path, SCHEMA)?;
         let checkpointer = open_for_writing(path).map_err(failed)?;
         let last_id = reads::largest_id(&connection).map_err(failed)?;
         let readers = SqliteConnectionManager::file(path)
@@ -220,7 +264,24 @@ impl SessionStore for SqliteStore {
 
     fn create(&self, new: NewSession) -> Answer<Creation> {
         self.writer
-            .submit(new.now, move |batch| changes::create(batch, &new))
+            .submit(new.now, move |batch| sign_ins::create(batch, &new))
+    }
+
+    fn authenticate(&self, authentication: Authentication) -> Answer<Authenticated> {
+        self.writer.submit(authentication.now, move |batch| {
+            sign_ins::authenticate(batch, &authentication)
+        })
+    }
+
+    fn renew(&self, renewal: Renewal) -> Answer<Renewed> {
+        self.writer
+            .submit(renewal.now, move |batch| renewals::renew(batch, &renewal))
+    }
+
+    fn report_replaced(&self, id: SessionId, presented: SecretHash, now: Timestamp) -> Answer<()> {
+        self.writer.submit(now, move |batch| {
+            renewals::report_replaced(batch, id, presented, now)
+        })
     }
 
     fn end(&self, app: AppName, id: SessionId, owner: Owner, request: EndRequest) -> Answer<Outcome> {
@@ -271,6 +332,18 @@ impl SessionStore for SqliteStore {
         })
     }
 
+    fn change_data(
+        &self,
+        app: AppName,
+        id: SessionId,
+        patch: DataPatch,
+        now: Timestamp,
+    ) -> Answer<DataOutcome> {
+        self.writer.submit(now, move |batch| {
+            session_data::change_data(batch, &app, id, &patch, now)
+        })
+    }
+
     fn expire(&self, now: Timestamp, limit: usize) -> Answer<usize> {
         self.writer
             .submit(now, move |batch| changes::expire(batch, now, limit))
@@ -278,7 +351,7 @@ impl SessionStore for SqliteStore {
 
     fn purge(&self, before: Timestamp, limit: usize, now: Timestamp) -> Answer<usize> {
         self.writer
-            .submit(now, move |batch| changes::purge(batch, before, limit))
+            .submit(now, move |batch| changes::purge(batch, before, limit, now))
     }
 
     fn create_key(&self, key: KeyRecord) -> Answer<()> {
@@ -293,6 +366,14 @@ impl SessionStore for SqliteStore {
 
     fn find(&self, id: SessionId) -> Answer<Option<Session>> {
         self.read_here(move |connection| reads::find(connection, id))
+    }
+
+    fn find_client(&self, app: AppName, client_session_id: i64) -> Answer<Option<Session>> {
+        self.read_here(move |connection| reads::find_client(connection, &app, client_session_id))
+    }
+
+    fn find_data(&self, id: SessionId) -> Answer<Option<(Session, Data)>> {
+        self.read_here(move |connection| reads::find_with_data(connection, id))
     }
 
     fn list_user(&self, list: UserList) -> Answer<UserPage> {
@@ -388,7 +469,7 @@ struct Contents {
 }
 
 /// Looks at a file, changing nothing: refuses one that another program made, or a newer version of this one.
-fn examine(connection: &Connection, path: &Path, steps: &[&str]) -> Result<Contents, OpenError> {
+fn examine(connection: &Connection, path: &Path, schema: Schema<'_>) -> Result<Contents, OpenError> {
     let failed = |source| OpenError::Sqlite {
         path: path.to_owned(),
         source,
@@ -407,7 +488,7 @@ fn examine(connection: &Connection, path: &Path, steps: &[&str]) -> Result<Conte
     if !is_empty && pragma("application_id")? != i64::from(APPLICATION_ID) {
         return Err(OpenError::Foreign(path.to_owned()));
     }
-    let known = newest(steps);
+    let known = schema.version();
     if version > known {
         return Err(OpenError::NewerSchema {
             path: path.to_owned(),
@@ -418,13 +499,8 @@ fn examine(connection: &Connection, path: &Path, steps: &[&str]) -> Result<Conte
     Ok(Contents { version, is_empty })
 }
 
-/// The version after the last of `steps`.
-fn newest(steps: &[&str]) -> i64 {
-    i64::try_from(steps.len()).expect("there are few migrations")
-}
-
-/// Brings the schema to the version after the last of `steps`: all of them or none.
-fn migrate(connection: &mut Connection, path: &Path, steps: &[&str]) -> Result<(), OpenError> {
+/// Makes the schema, or brings it to the newest version: by all steps or none.
+fn migrate(connection: &mut Connection, path: &Path, schema: Schema<'_>) -> Result<(), OpenError> {
     let failed = |source| OpenError::Sqlite {
         path: path.to_owned(),
         source,
@@ -432,8 +508,8 @@ fn migrate(connection: &mut Connection, path: &Path, steps: &[&str]) -> Result<(
     let Contents {
         version: found,
         is_empty,
-    } = examine(connection, path, steps)?;
-    let known = newest(steps);
+    } = examine(connection, path, schema)?;
+    let known = schema.version();
     if found == known {
         return Ok(());
     }
@@ -456,8 +532,13 @@ fn migrate(connection: &mut Connection, path: &Path, steps: &[&str]) -> Result<(
     }
     let apply = |connection: &mut Connection| {
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)?;
-        let first = usize::try_from(found).unwrap_or_default();
-        steps[first..]
+        let done = usize::try_from(found - 1).unwrap_or_default();
+        let steps = if is_empty {
+            &[schema.newest][..]
+        } else {
+            &schema.steps[done..]
+        };
+        steps
             .iter()
             .try_for_each(|step| transaction.execute_batch(step))?;
         if is_empty {
@@ -514,12 +595,12 @@ mod tests {
         let path = dir.path().join("s.db");
         create_private(&path).expect("made");
         let mut connection = open_for_writing(&path).expect("opened");
-        migrate(&mut connection, &path, MIGRATIONS).expect("made");
+        migrate(&mut connection, &path, SCHEMA).expect("made");
         connection.pragma_update(None, "user_version", 99).expect("set");
-        let error = migrate(&mut connection, &path, MIGRATIONS).expect_err("newer");
+        let error = migrate(&mut connection, &path, SCHEMA).expect_err("newer");
         let text = error.to_string();
         assert!(
-            text.contains("99") && text.contains(&MIGRATIONS.len().to_string()),
+            text.contains("99") && text.contains(&SCHEMA.version().to_string()),
             "{text}"
         );
     }
@@ -530,11 +611,16 @@ mod tests {
         let path = dir.path().join("s.db");
         create_private(&path).expect("made");
         let mut connection = open_for_writing(&path).expect("opened");
-        migrate(&mut connection, &path, MIGRATIONS).expect("made");
+        migrate(&mut connection, &path, SCHEMA).expect("made");
         let old = version(&connection);
 
-        let broken = [MIGRATIONS, &["CREATE TABLE extra (x); CREATE TABLE extra (x)"]].concat();
-        migrate(&mut connection, &path, &broken).expect_err("the second statement fails");
+        let with = |step| [SCHEMA.steps, &[step]].concat();
+        let migrate = |connection: &mut Connection, steps: &[&str]| {
+            let newest = SCHEMA.newest;
+            migrate(connection, &path, Schema { newest, steps })
+        };
+        let broken = with("CREATE TABLE extra (x); CREATE TABLE extra (x)");
+        migrate(&mut connection, &broken).expect_err("the second statement fails");
         assert_eq!(version(&connection), old);
         let extra = "SELECT count(*) FROM sqlite_schema WHERE name = 'extra'";
         let tables = |c: &Connection| {
@@ -543,8 +629,7 @@ mod tests {
         };
         assert_eq!(tables(&connection), 0, "a failed migration leaves nothing");
 
-        let good = [MIGRATIONS, &["CREATE TABLE extra (x)"]].concat();
-        migrate(&mut connection, &path, &good).expect("migrated");
+        migrate(&mut connection, &with("CREATE TABLE extra (x)")).expect("migrated");
         assert_eq!((version(&connection), tables(&connection)), (old + 1, 1));
         let copy = Connection::open(backup_path(&path, old)).expect("the copy");
         assert_eq!(
@@ -552,6 +637,36 @@ mod tests {
             (old, 0),
             "the copy is from before"
         );
+    }
+
+    /// What a database is made of: every column of every table, and every index, in an order of its own.
+    fn parts(connection: &Connection) -> Vec<String> {
+        let sql = "SELECT m.type || ' ' || m.name || ' ' || coalesce(c.name || ' ' || c.type || ' ' || c.\"notnull\" || ' ' ||
+                       c.pk, '')
+                   FROM sqlite_schema AS m LEFT JOIN pragma_table_xinfo(m.name) AS c ORDER BY 1";
+        let mut statement = connection.prepare(sql).expect("a query");
+        let parts = statement.query_map([], |row| row.get(0)).expect("rows");
+        parts.map(|part| part.expect("a part")).collect()
+    }
+
+    #[test]
+    fn steps_from_the_first_version_make_the_schema_that_a_new_database_has() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let open = |name: &str| {
+            let path = dir.path().join(name);
+            create_private(&path).expect("made");
+            (open_for_writing(&path).expect("opened"), path)
+        };
+        let (mut new, path) = open("new.db");
+        migrate(&mut new, &path, SCHEMA).expect("made");
+        let (mut old, path) = open("old.db");
+        let first = Schema {
+            newest: include_str!("sqlite/first_schema.sql"),
+            steps: &[],
+        };
+        migrate(&mut old, &path, first).expect("made");
+        migrate(&mut old, &path, SCHEMA).expect("migrated");
+        assert_eq!(parts(&old), parts(&new));
     }
 
     #[test]

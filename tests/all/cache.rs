@@ -6,7 +6,7 @@ use sessiond::session::{Session, SessionId};
 use sessiond::store::SessionStore;
 use sessiond::store::memory::MemoryStore;
 
-use crate::stores::{address, at, new_session, put};
+use crate::stores::{address, at, new_session, put, touch};
 
 /// Fills of one shard that may be under way; as in `src/cache.rs`.
 const FILLS_PER_SHARD_MAX: u16 = 1_024;
@@ -152,7 +152,7 @@ async fn written_use_spoils_fills_and_reaches_the_copy() {
     let [used, other] = [id(1, 1), id(2, 1)];
     fill(&cache, sessions.with(used));
     let tickets = [cache.begin_fill(used), cache.begin_fill(other)];
-    cache.note_written([(used, at(5))].into_iter());
+    cache.note_written(&[touch(used, at(5))]);
     assert_eq!(cache.get(used).expect("a copy").last_activity_at(), at(5));
     assert_eq!(
         tickets.map(|ticket| ticket.is_current()),

@@ -10,20 +10,22 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("user", &["clock"]),
     ("session", &["user", "clock"]),
+    ("data", &[]),
     ("event", &["session", "user", "clock"]),
     ("error", &["session"]),
     ("metrics", &[]),
+    ("key_file", &["session"]),
     ("config", &["session", "user"]),
     // What the manager is made of. None of these knows another.
     ("cache", &["session", "clock", "metrics"]),
     ("touch", &["session", "clock"]),
-    ("store", &["session", "user", "event", "error", "clock"]),
+    ("store", &["session", "user", "data", "event", "error", "clock"]),
     ("enrich", &["session", "config"]),
     (
         "manager",
         &[
-            "session", "user", "event", "error", "clock", "config", "cache", "touch", "enrich", "store",
-            "metrics",
+            "session", "user", "data", "event", "error", "clock", "config", "cache", "touch", "enrich",
+            "store", "metrics",
         ],
     ),
     ("sweeper", &["manager", "error"]),
@@ -32,7 +34,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "http",
         &[
-            "manager", "session", "user", "event", "error", "clock", "config", "store",
+            "manager", "session", "user", "data", "event", "error", "clock", "config", "store",
         ],
     ),
     // The holder of a token is the copy in the cache: a hit copies no session.
@@ -48,6 +50,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "error",
             "clock",
             "config",
+            "key_file",
             "manager",
             "enrich",
             "store",
@@ -82,6 +85,7 @@ const CRATES_OF: &[(&str, &[&str])] = &[
     ("reqwest", &["cli"]),
     ("toml", &["config"]),
     ("lru", &["cache"]),
+    ("hmac", &["session"]),
     ("woothee", &["enrich"]),
     ("maxminddb", &["enrich"]),
     ("env_logger", &["telemetry"]),

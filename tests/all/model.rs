@@ -20,7 +20,9 @@ use sessiond::user::{Tiers, UserId};
 use tempfile::TempDir;
 
 use crate::harness::{FIREFOX_ON_LINUX, START, config_in};
-use crate::stores::{EventRow, address, app, app_named, database_in, event_rows, sqlite_in, user};
+use crate::stores::{
+    EventRow, address, app, app_named, database_in, event_rows, sqlite_in, start_manager, user,
+};
 
 /// Sequences that are tried, and operations of one.
 const CASES: u32 = 128;
@@ -362,9 +364,7 @@ impl Side {
         made: Vec<Made>,
     ) -> Self {
         let metrics = Arc::new(Metrics::new());
-        let manager = SessionManager::new(store, &config(dir, setting), Arc::clone(clock), None, metrics)
-            .await
-            .expect("a manager");
+        let manager = start_manager(store, &config(dir, setting), clock, metrics).await;
         Self {
             manager,
             made,
@@ -424,6 +424,16 @@ impl Side {
 
     fn describe_all(&self, sessions: &[Session]) -> Vec<String> {
         sessions.iter().map(|session| self.describe(session)).collect()
+    }
+
+    /// An error, with numbers for the ids of the sessions it lists.
+    fn described_error(&self, error: Error) -> String {
+        match error {
+            Error::SessionLimitReached { max, active } => {
+                format!("limit {max} of {:?}", self.describe_all(&active))
+            }
+            error => format!("{error:?}"),
+        }
     }
 
     fn described(&self, result: Result<Session, Error>) -> String {
@@ -496,6 +506,7 @@ impl Side {
                     name: name.map(|name| name.map(|pick| names[usize::from(pick)].to_owned())),
                     is_trusted: *is_trusted,
                     auth: auth.map(|auth| auth.map(an_auth)),
+                    identity: None,
                 };
                 let updated = manager.update(&made.app, made.token.id(), an_owner(*owner), patch);
                 self.described(updated.await)
@@ -574,7 +585,7 @@ impl Side {
                     self.describe_all(&signed_in.evicted)
                 )
             }
-            Err(error) => format!("{error:?}"),
+            Err(error) => self.described_error(error),
         }
     }
 

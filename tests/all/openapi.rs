@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sessiond::http::problem::Code;
 
-use crate::harness::TestServer;
+use crate::harness::{SignedIn, TestServer};
 
 /// The route table as it is written.
 const ROUTES: &str = include_str!("../../src/http.rs");
@@ -70,6 +70,14 @@ fn values_of<'v>(value: &'v Value, key: &str, found: &mut Vec<&'v str>) {
     }
 }
 
+/// A path of the document for this session and its user.
+fn real(path: &str, session: &SignedIn) -> String {
+    path.replace("{id}", &session.id)
+        .replace("{user_id}", "ada")
+        .replace("{n}", "-7")
+        .replace("{key}", "mail")
+}
+
 #[tokio::test]
 async fn every_public_route_is_documented_and_nothing_else() {
     let server = TestServer::start().await;
@@ -103,7 +111,7 @@ async fn documented_methods_are_the_allowed_ones() {
         reply.assert_problem(405, "method_not_allowed");
         let allowed = reply.header("allow").expect("a header").split(", ");
         // HEAD is GET without the body; it is written down where it is a call of its own.
-        let is_own_call = path == "/v1/session";
+        let is_own_call = path == "/v1/session" || path.starts_with("/v1/client-sessions/");
         let allowed = allowed.filter(|m| *m != "HEAD" || is_own_call);
         let allowed: BTreeSet<String> = allowed.map(str::to_owned).collect();
         assert_eq!(methods, allowed, "{path}");
@@ -116,9 +124,13 @@ async fn every_documented_operation_exists() {
     let ada = server.sign_in("ada").await;
     let document = document(&server).await;
     for (path, method, _) in operations(&document) {
-        let real = path.replace("{id}", &ada.id).replace("{user_id}", "ada");
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
-        let reply = server.request(method.clone(), &real).send().await;
+        let reply = server.request(method.clone(), &real(&path, &ada)).send().await;
+        if path == "/v1/me/session" {
+            // It says that the app does not have it.
+            assert_eq!(reply.status, 404, "{}", reply.text);
+            continue;
+        }
         assert!(
             ![404, 405].contains(&reply.status),
             "{method} {path}: {}",
@@ -211,7 +223,14 @@ async fn every_operation_tells_its_answers() {
         let responses = operation["responses"].as_object().expect("responses");
         let statuses: BTreeSet<&str> = responses.keys().map(String::as_str).collect();
         let success = statuses.iter().filter(|status| status.starts_with('2')).count();
-        assert_eq!(success, 1, "{method} {path}: {statuses:?}");
+        // What starts a session or finds one there says which.
+        let is_either =
+            path == "/v1/me/session" || (path.starts_with("/v1/client-sessions/") && method == "PUT");
+        assert_eq!(
+            success,
+            if is_either { 2 } else { 1 },
+            "{method} {path}: {statuses:?}"
+        );
         let mut needed = BTreeSet::new();
         if operation["requestBody"].is_object() {
             needed.extend(["400", "408", "413", "415", "422"]);
@@ -281,7 +300,7 @@ async fn documented_query_parameters_are_known() {
             } else {
                 &ada.token
             };
-            let real = path.replace("{id}", &ada.id).replace("{user_id}", "ada");
+            let real = real(&path, &ada);
             let method = Method::from_bytes(method.as_bytes()).expect("a method");
             // Twice, so that it is refused for what it is and changes nothing; or taken, if it may be repeated.
             let request = server.request(method.clone(), &format!("{real}?{name}=%00&{name}=%00"));
@@ -321,6 +340,8 @@ async fn security_schemes_are_there_and_fit_the_planes() {
     for (path, method, operation) in operations(&document) {
         let expected = match operation["tags"][0].as_str() {
             Some("service") => json!([{ "api_key": [] }]),
+            // Whoever has no session may ask for one.
+            Some("self") if path == "/v1/me/session" => json!([{}, { "session_cookie": [] }]),
             Some("token" | "self") => json!([{ "session_token": [] }, { "session_cookie": [] }]),
             _ => Value::Null,
         };

@@ -270,7 +270,15 @@ fn files_and_socket_are_their_owner_s_alone() {
         .current_dir(dir.path());
     let _server = Served::start(command);
     let names = names_in(dir.path());
-    assert_eq!(names, ["s.db", "s.db-shm", "s.db-wal", "s.db.lock", "s.db.sock"]);
+    let expected = [
+        "s.db",
+        "s.db-shm",
+        "s.db-wal",
+        "s.db.key",
+        "s.db.lock",
+        "s.db.sock",
+    ];
+    assert_eq!(names, expected);
     for name in names {
         assert_eq!(mode_of(&dir.path().join(&name)), 0o600, "{name}");
     }

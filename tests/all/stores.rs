@@ -8,17 +8,20 @@ use std::task::Poll;
 
 use sessiond::clock::{Clock, Timestamp};
 use sessiond::config::Config;
+use sessiond::data::Data;
 use sessiond::error::Error;
 use sessiond::event::Event;
 use sessiond::manager::{CheckAnswer, Demands, Refusal, SessionManager, SignIn, SignedIn, Use};
 use sessiond::metrics::Metrics;
 use sessiond::session::{
-    AppName, EndedBy, KeyId, Reason, Secret, Session, SessionId, Timeouts, Token, Touch,
+    AppName, EndedBy, KeyId, OnLimit, Reason, Secret, SecretHash, ServerKey, Session, SessionId, Timeouts,
+    Token, Touch,
 };
 use sessiond::store::sqlite::{SqliteOptions, SqliteStore};
 use sessiond::store::{
-    Answer, AppList, AppPage, BulkEnding, Committed, Creation, EndRequest, Hooks, KeyRecord, NewSession,
-    Outcome, Owner, Scope, SessionPatch, SessionStore, UserList, UserPage, UserPatch, UserRecord,
+    Answer, AppList, AppPage, Authenticated, Authentication, BulkEnding, Committed, Creation, DataOutcome,
+    DataPatch, EndRequest, Hooks, KeyRecord, NewSession, Outcome, Owner, Renewal, Renewed, Scope,
+    SessionPatch, SessionStore, UserList, UserPage, UserPatch, UserRecord,
 };
 use sessiond::user::{Tiers, UserId};
 use tempfile::TempDir;
@@ -73,6 +76,12 @@ pub fn new_session(name: &str, now: Timestamp) -> NewSession {
         auth: None,
         tier: None,
         tiers: limit(100),
+        on_limit: OnLimit::Evict,
+        end_ids: Vec::new(),
+        data: None,
+        client: None,
+        visitor: None,
+        idempotency: None,
     }
 }
 
@@ -115,6 +124,7 @@ pub fn touch(id: SessionId, at: Timestamp) -> Touch {
         at,
         first_address: None,
         last_address: None,
+        successor_seen: None,
     }
 }
 
@@ -392,6 +402,36 @@ impl SessionStore for ProbedStore {
         self.inner.create(new)
     }
 
+    fn authenticate(&self, authentication: Authentication) -> Answer<Authenticated> {
+        self.inner.authenticate(authentication)
+    }
+
+    fn renew(&self, renewal: Renewal) -> Answer<Renewed> {
+        self.inner.renew(renewal)
+    }
+
+    fn report_replaced(&self, id: SessionId, presented: SecretHash, now: Timestamp) -> Answer<()> {
+        self.inner.report_replaced(id, presented, now)
+    }
+
+    fn change_data(
+        &self,
+        app: AppName,
+        id: SessionId,
+        patch: DataPatch,
+        now: Timestamp,
+    ) -> Answer<DataOutcome> {
+        self.inner.change_data(app, id, patch, now)
+    }
+
+    fn find_client(&self, app: AppName, client_session_id: i64) -> Answer<Option<Session>> {
+        self.inner.find_client(app, client_session_id)
+    }
+
+    fn find_data(&self, id: SessionId) -> Answer<Option<(Session, Data)>> {
+        self.inner.find_data(id)
+    }
+
     fn end(&self, app: AppName, id: SessionId, owner: Owner, request: EndRequest) -> Answer<Outcome> {
         self.inner.end(app, id, owner, request)
     }
@@ -503,9 +543,7 @@ impl Managed {
         };
         let clock = Arc::new(Clock::manual(START));
         let metrics = Arc::new(Metrics::new());
-        let manager = SessionManager::new(Arc::new(store), &config, Arc::clone(&clock), None, metrics)
-            .await
-            .expect("a manager");
+        let manager = start_manager(Arc::new(store), &config, &clock, metrics).await;
         Self {
             manager: Arc::new(manager),
             sqlite,
@@ -563,6 +601,25 @@ impl Managed {
     pub async fn stored(&self, id: SessionId) -> Session {
         found(&*self.sqlite, id).await
     }
+}
+
+/// A manager over a store, with a key that is the same after a restart.
+pub async fn start_manager(
+    store: Arc<dyn SessionStore>,
+    config: &Config,
+    clock: &Arc<Clock>,
+    metrics: Arc<Metrics>,
+) -> SessionManager {
+    SessionManager::new(
+        store,
+        config,
+        Arc::clone(clock),
+        ServerKey::from_bytes([7; 32]),
+        None,
+        metrics,
+    )
+    .await
+    .expect("a manager")
 }
 
 pub fn logout() -> sessiond::manager::Revocation {

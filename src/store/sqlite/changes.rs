@@ -1,113 +1,25 @@
 //! What is changed, inside the writer's transaction. Each function is one change of the contract; whatever ends a
-//! session does it through [`end_session`].
+//! session does it through [`end_session`]. What makes sessions and gives them to users is in `sign_ins`, what changes
+//! their tokens in `renewals`, their data in `session_data`.
 
-use rusqlite::{Connection, named_params, params};
+use rusqlite::{Connection, params};
 
 use super::reads;
+use super::renewals;
 use super::rows::{self, SESSION_COLUMNS, text};
 use super::writer::Batch;
 use crate::clock::Timestamp;
 use crate::event::{Event, EventKind};
-use crate::session::{AppName, EndedBy, Ending, KeyId, Reason, Session, SessionId, Touch};
+use crate::session::{AppName, EndedBy, Ending, KeyId, Reason, Session, SessionId, TooLong, Touch};
 use crate::store::{
-    BulkEnding, Creation, EndRequest, KeyRecord, NewSession, Outcome, Owner, Scope, SessionPatch, UserPatch,
+    BulkEnding, EndRequest, IDEMPOTENCY_MILLIS, KeyRecord, Outcome, Owner, Scope, SessionPatch, UserPatch,
     UserRecord,
 };
 use crate::user::{UserId, UserSettings};
 
-pub(super) fn create(batch: &mut Batch<'_>, new: &NewSession) -> rusqlite::Result<Creation> {
-    let mut evicted = Vec::new();
-    if let Some(user_id) = &new.user_id {
-        let mut settings = reads::user_settings(batch.connection, &new.app, user_id)?;
-        if settings.is_blocked {
-            return Ok(Creation::UserBlocked);
-        }
-        if settings.credentials_changed_at > new.authenticated_at {
-            return Ok(Creation::CredentialsChanged);
-        }
-        if new.tier.is_some() {
-            settings.tier.clone_from(&new.tier);
-        }
-        let max = new.tiers.effective_max_sessions(&settings);
-        if max == 0 {
-            return Ok(Creation::LimitReached);
-        }
-        if new.tier.is_some() {
-            write_user(batch.connection, &new.app, user_id, &settings)?;
-        }
-        evicted = make_room(batch, &new.app, user_id, max as usize, new.now)?;
-    }
-    let session = Session {
-        id: batch.next_id(new.now),
-        app: new.app.clone(),
-        user_id: new.user_id.clone(),
-        token_hash: new.token_hash,
-        name: new.name.clone(),
-        is_trusted: false,
-        user_agent: new.user_agent.clone(),
-        device: new.device.clone(),
-        place: new.place.clone(),
-        ip_address: new.ip_address,
-        last_ip_address: None,
-        created_at: new.now,
-        signed_in_at: new.now,
-        authenticated_at: new.authenticated_at,
-        last_activity_at: new.now,
-        idle_timeout_millis: new.timeouts.idle_millis,
-        absolute_expires_at: new.now.plus_millis(new.timeouts.absolute_millis),
-        ending: None,
-        auth: new.auth.clone(),
-    };
-    insert_session(batch.connection, &session)?;
-    write_event(
-        batch.connection,
-        &Event::about(&session, EventKind::SessionCreated, new.now),
-        new.now,
-    )?;
-    Ok(Creation::Created {
-        session: Box::new(session),
-        evicted,
-    })
-}
-
-/// Leaves at most `max - 1` active sessions: overdue ones end as expired, then the oldest sign-ins are evicted.
-fn make_room(
-    batch: &mut Batch<'_>,
-    app: &AppName,
-    user_id: &UserId,
-    max: usize,
-    now: Timestamp,
-) -> rusqlite::Result<Vec<Session>> {
-    // The index alone answers this; most sign-ins end here.
-    let unended: usize = batch
-        .connection
-        .prepare_cached("SELECT count(*) FROM sessions WHERE app = ?1 AND user_id = ?2 AND ended_at IS NULL")?
-        .query_row(params![app.as_str(), user_id.as_str()], |row| row.get(0))?;
-    if unended < max {
-        return Ok(Vec::new());
-    }
-    let request = EndRequest {
-        now,
-        reason: Reason::known(Reason::SESSION_LIMIT_EXCEEDED),
-        by: EndedBy::Limit,
-    };
-    let (overdue, active): (Vec<_>, Vec<_>) = unended_of_user(batch.connection, app, user_id)?
-        .into_iter()
-        .partition(|session| !session.is_active(now));
-    for session in overdue {
-        end_session(batch, session, &request)?;
-    }
-    let surplus = (active.len() + 1).saturating_sub(max);
-    active
-        .into_iter()
-        .take(surplus)
-        .map(|session| end_session(batch, session, &request))
-        .collect()
-}
-
 /// The one way in which a session ends, whatever the reason. A session whose deadline has passed ends as expired, at
 /// its deadline. The caller has read it in this transaction and found it without an ending.
-fn end_session(
+pub(super) fn end_session(
     batch: &mut Batch<'_>,
     mut session: Session,
     request: &EndRequest,
@@ -131,6 +43,14 @@ fn end_session(
             ending.reason.as_str(),
             ending.by.as_str()
         ])?;
+    if session.data_version > 0 {
+        // Nobody can read it any more; the row stays to say how the session ended.
+        batch
+            .connection
+            .prepare_cached("DELETE FROM session_data WHERE session_id = ?1")?
+            .execute([session.id])?;
+    }
+    batch.counts.ended(&session);
     session.ending = Some(ending);
     if let Some(event) = Event::of_ending(&session) {
         write_event(batch.connection, &event, request.now)?;
@@ -246,7 +166,11 @@ fn end_all_of_user(
 }
 
 /// Ends each; counts those that were active.
-fn end_each(batch: &mut Batch<'_>, sessions: Vec<Session>, request: &EndRequest) -> rusqlite::Result<u64> {
+pub(super) fn end_each(
+    batch: &mut Batch<'_>,
+    sessions: Vec<Session>,
+    request: &EndRequest,
+) -> rusqlite::Result<u64> {
     let mut revoked_count = 0;
     for session in sessions {
         revoked_count += u64::from(session.is_active(request.now));
@@ -278,16 +202,24 @@ pub(super) fn update(
     if let Some(auth) = &patch.auth {
         session.auth.clone_from(auth);
     }
+    if let Some(identity) = &patch.identity {
+        match identity.apply(session.identities.as_ref()) {
+            Ok(identities) => session.identities = identities,
+            Err(TooLong) => return Ok(Outcome::TooLong),
+        }
+    }
     batch
         .connection
         .prepare_cached(
-            "UPDATE sessions SET name = ?2, is_trusted = ?3, auth = ?4 WHERE id = ?1 AND ended_at IS NULL",
+            "UPDATE sessions SET name = ?2, is_trusted = ?3, auth = ?4, identities = ?5
+             WHERE id = ?1 AND ended_at IS NULL",
         )?
         .execute(params![
             id,
             session.name,
             session.is_trusted,
-            session.auth.as_ref().map(|a| a.as_str())
+            session.auth.as_ref().map(|auth| auth.as_str()),
+            session.identities.as_ref().map(|all| all.as_str()),
         ])?;
     batch.committed.changed.push(id);
     Ok(Outcome::Done(session))
@@ -297,6 +229,9 @@ pub(super) fn update(
 /// an ended session.
 pub(super) fn write_touch(batch: &mut Batch<'_>, touch: &Touch, now: Timestamp) -> rusqlite::Result<()> {
     batch.committed.touched.push(*touch);
+    if let Some(seen) = touch.successor_seen {
+        renewals::write_grace(batch, touch.id, &seen)?;
+    }
     if touch.first_address.is_some() {
         return write_touch_with_addresses(batch, touch, now);
     }
@@ -396,10 +331,16 @@ pub(super) fn expire(batch: &mut Batch<'_>, now: Timestamp, limit: usize) -> rus
         by: EndedBy::Timeout,
     };
     end_each(batch, overdue, &request)?;
+    renewals::erase_nonces(batch, now, limit)?;
     Ok(count)
 }
 
-pub(super) fn purge(batch: &mut Batch<'_>, before: Timestamp, limit: usize) -> rusqlite::Result<usize> {
+pub(super) fn purge(
+    batch: &mut Batch<'_>,
+    before: Timestamp,
+    limit: usize,
+    now: Timestamp,
+) -> rusqlite::Result<usize> {
     let sessions = batch
         .connection
         .prepare_cached(
@@ -414,7 +355,15 @@ pub(super) fn purge(batch: &mut Batch<'_>, before: Timestamp, limit: usize) -> r
             "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id LIMIT ?2) AND recorded_at < ?1",
         )?
         .execute(params![before, limit])?;
-    Ok(sessions + events)
+    let calls = batch
+        .connection
+        .prepare_cached(
+            "DELETE FROM idempotency_keys WHERE (api_key_id, key_print) IN
+                 (SELECT api_key_id, key_print FROM idempotency_keys WHERE created_at <= ?1
+                  ORDER BY created_at LIMIT ?2)",
+        )?
+        .execute(params![now.plus_millis(-IDEMPOTENCY_MILLIS), limit])?;
+    Ok(sessions + events + calls)
 }
 
 pub(super) fn create_key(batch: &Batch<'_>, key: &KeyRecord) -> rusqlite::Result<()> {
@@ -453,7 +402,7 @@ pub(super) fn write_high_water(batch: &Batch<'_>, now: Timestamp) -> rusqlite::R
 }
 
 /// The session, if it is in this app and the owner's.
-fn owned(
+pub(super) fn owned(
     connection: &Connection,
     app: &AppName,
     id: SessionId,
@@ -464,7 +413,7 @@ fn owned(
 }
 
 /// A user's sessions without a written ending, oldest sign-in first.
-fn unended_of_user(
+pub(super) fn unended_of_user(
     connection: &Connection,
     app: &AppName,
     user_id: &UserId,
@@ -479,50 +428,7 @@ fn unended_of_user(
         .collect()
 }
 
-fn insert_session(connection: &Connection, session: &Session) -> rusqlite::Result<()> {
-    let device = session.device.as_ref();
-    let place = session.place.as_ref();
-    connection
-        .prepare_cached(
-            "INSERT INTO sessions (id, app, user_id, token_hash, name, is_trusted, user_agent, browser,
-                 browser_version, os, os_version, device_type, is_bot, city, country, ip_address, created_at,
-                 signed_in_at, authenticated_at, last_activity_at, idle_timeout, absolute_expires_at, expires_at,
-                 auth)
-             VALUES (:id, :app, :user_id, :token_hash, :name, :is_trusted, :user_agent, :browser,
-                 :browser_version, :os, :os_version, :device_type, :is_bot, :city, :country, :ip_address,
-                 :created_at, :signed_in_at, :authenticated_at, :last_activity_at, :idle_timeout,
-                 :absolute_expires_at, :expires_at, :auth)",
-        )?
-        .execute(named_params! {
-            ":id": session.id,
-            ":app": session.app.as_str(),
-            ":user_id": session.user_id.as_ref().map(UserId::as_str),
-            ":token_hash": session.token_hash,
-            ":name": session.name,
-            ":is_trusted": session.is_trusted,
-            ":user_agent": session.user_agent,
-            ":browser": device.and_then(|device| device.browser.as_ref()),
-            ":browser_version": device.and_then(|device| device.browser_version.as_ref()),
-            ":os": device.and_then(|device| device.os.as_ref()),
-            ":os_version": device.and_then(|device| device.os_version.as_ref()),
-            ":device_type": device.and_then(|device| device.device_type).map(|kind| kind.as_str()),
-            ":is_bot": device.map(|device| device.is_bot),
-            ":city": place.and_then(|place| place.city.as_ref()),
-            ":country": place.map(|place| &place.country),
-            ":ip_address": text(session.ip_address.as_ref()),
-            ":created_at": session.created_at,
-            ":signed_in_at": session.signed_in_at,
-            ":authenticated_at": session.authenticated_at,
-            ":last_activity_at": session.last_activity_at,
-            ":idle_timeout": session.idle_timeout_millis,
-            ":absolute_expires_at": session.absolute_expires_at,
-            ":expires_at": session.expires_at(),
-            ":auth": session.auth.as_ref().map(|auth| auth.as_str()),
-        })
-        .map(drop)
-}
-
-fn write_user(
+pub(super) fn write_user(
     connection: &Connection,
     app: &AppName,
     user_id: &UserId,
@@ -546,12 +452,16 @@ fn write_user(
         .map(drop)
 }
 
-fn write_event(connection: &Connection, event: &Event, recorded_at: Timestamp) -> rusqlite::Result<()> {
+pub(super) fn write_event(
+    connection: &Connection,
+    event: &Event,
+    recorded_at: Timestamp,
+) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "INSERT INTO events (type, occurred_at, recorded_at, app, user_id, session_id, reason, ended_by,
-                 device_info, ip_address, location, data)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                 device_info, ip_address, location, data, client_session_id)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         )?
         .execute(params![
             event.kind.as_str(),
@@ -566,6 +476,7 @@ fn write_event(connection: &Connection, event: &Event, recorded_at: Timestamp) -
             text(event.ip_address.as_ref()),
             event.location,
             event.data,
+            event.client_session_id,
         ])
         .map(drop)
 }

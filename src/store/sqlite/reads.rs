@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 
 use super::rows::{self, KEY_COLUMNS, SESSION_COLUMNS, USER_COLUMNS};
 use crate::clock::Timestamp;
+use crate::data::Data;
 use crate::session::{AppName, KeyId, Session, SessionId};
 use crate::store::{
     AppList, AppPage, Cursor, KeyRecord, StatusFilter, UserList, UserPage, UserRecord, cut_page,
@@ -26,6 +27,40 @@ pub(super) fn find(connection: &Connection, id: SessionId) -> rusqlite::Result<O
         .prepare_cached(&format!("SELECT {SESSION_COLUMNS} FROM sessions WHERE id = ?1"))?
         .query_row([id], rows::session)
         .optional()
+}
+
+pub(super) fn find_client(
+    connection: &Connection,
+    app: &AppName,
+    client_session_id: i64,
+) -> rusqlite::Result<Option<Session>> {
+    connection
+        .prepare_cached(&format!(
+            "SELECT {SESSION_COLUMNS} FROM sessions
+             WHERE app = ?1 AND client_session_id = ?2 AND ended_at IS NULL"
+        ))?
+        .query_row(params![app.as_str(), client_session_id], rows::session)
+        .optional()
+}
+
+pub(super) fn find_with_data(
+    connection: &Connection,
+    id: SessionId,
+) -> rusqlite::Result<Option<(Session, Data)>> {
+    let snapshot = connection.unchecked_transaction()?;
+    match find(&snapshot, id)? {
+        Some(session) => Ok(Some((session, data(&snapshot, id)?))),
+        None => Ok(None),
+    }
+}
+
+/// A session's data; most sessions have none.
+pub(super) fn data(connection: &Connection, id: SessionId) -> rusqlite::Result<Data> {
+    let data = connection
+        .prepare_cached("SELECT data FROM session_data WHERE session_id = ?1")?
+        .query_row([id], rows::data)
+        .optional()?;
+    Ok(data.unwrap_or_default())
 }
 
 pub(super) fn find_key(connection: &Connection, id: KeyId) -> rusqlite::Result<Option<KeyRecord>> {

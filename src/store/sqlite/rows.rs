@@ -7,8 +7,10 @@ use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Type, ValueRef};
 
 use crate::clock::Timestamp;
+use crate::data::Data;
 use crate::session::{
-    AppName, Auth, Device, DeviceType, EndedBy, Ending, KeyId, Place, Reason, SecretHash, Session, SessionId,
+    AppName, Auth, Device, DeviceType, EndedBy, Ending, Fingerprint, Grace, Identities, KeyId, Nonce, Place,
+    Reason, Replaced, SecretHash, Session, SessionId,
 };
 use crate::store::KeyRecord;
 use crate::user::{UserId, UserSettings};
@@ -17,7 +19,8 @@ use crate::user::{UserId, UserSettings};
 pub(super) const SESSION_COLUMNS: &str = "id, app, user_id, token_hash, name, is_trusted, user_agent, browser, \
      browser_version, os, os_version, device_type, is_bot, city, country, ip_address, last_ip_address, created_at, \
      signed_in_at, authenticated_at, last_activity_at, idle_timeout, absolute_expires_at, ended_at, \
-     revoked_reason, ended_by, auth";
+     revoked_reason, ended_by, auth, client_session_id, previous_token_hash, renew_nonce, grace_ends_at, \
+     replaced_reported_at, identities, data_version";
 
 pub(super) fn session(row: &Row<'_>) -> rusqlite::Result<Session> {
     let is_bot: Option<bool> = row.get(12)?;
@@ -44,7 +47,9 @@ pub(super) fn session(row: &Row<'_>) -> rusqlite::Result<Session> {
         id: row.get(0)?,
         app: required(row, 1, AppName::parse)?,
         user_id: parsed(row, 2, UserId::parse)?,
+        client_session_id: row.get(27)?,
         token_hash: row.get(3)?,
+        replaced: replaced(row)?,
         name: row.get(4)?,
         is_trusted: row.get(5)?,
         user_agent: row.get(6)?,
@@ -66,7 +71,30 @@ pub(super) fn session(row: &Row<'_>) -> rusqlite::Result<Session> {
         absolute_expires_at: row.get(22)?,
         ending: ending.transpose()?,
         auth: parsed(row, 26, |text| Some(Auth::from_stored(text)))?,
+        identities: parsed(row, 32, |text| Some(Identities::from_stored(text)))?,
+        data_version: row.get(33)?,
     })
+}
+
+fn replaced(row: &Row<'_>) -> rusqlite::Result<Option<Replaced>> {
+    let Some(hash) = row.get(28)? else {
+        return Ok(None);
+    };
+    let (nonce, ends_at): (Option<Nonce>, Option<Timestamp>) = (row.get(29)?, row.get(30)?);
+    let grace = match (nonce, ends_at) {
+        (None, None) => Grace::None,
+        (Some(nonce), None) => Grace::Open { nonce },
+        (nonce, Some(ends_at)) => Grace::Until { ends_at, nonce },
+    };
+    Ok(Some(Replaced {
+        hash,
+        grace,
+        reported_at: row.get(31)?,
+    }))
+}
+
+pub(super) fn data(row: &Row<'_>) -> rusqlite::Result<Data> {
+    required(row, 0, Data::from_stored)
 }
 
 /// The columns that [`key`] reads, in its order.
@@ -158,3 +186,5 @@ macro_rules! blob_newtype {
 blob_newtype!(SessionId);
 blob_newtype!(KeyId);
 blob_newtype!(SecretHash);
+blob_newtype!(Nonce);
+blob_newtype!(Fingerprint);

@@ -21,9 +21,10 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::changes;
+use super::counts::{Counts, Kind};
 use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::session::SessionId;
+use crate::session::{AppName, SessionId};
 use crate::store::{Answer, Committed, Hooks};
 
 /// Most changes that share a commit: one takes about 10 µs, so that the first of a batch waits a few ms at most.
@@ -53,6 +54,8 @@ pub(super) struct Batch<'c> {
     pub(super) connection: &'c Connection,
     /// What the batch has done so far.
     pub(super) committed: Committed,
+    /// How many there are of what an app may have so many of.
+    pub(super) counts: &'c mut Counts,
     ids: &'c mut IdGenerator,
 }
 
@@ -60,6 +63,11 @@ impl Batch<'_> {
     /// An id after every one given before.
     pub(super) fn next_id(&mut self, now: Timestamp) -> SessionId {
         self.ids.next(now)
+    }
+
+    /// Whether an app has fewer sessions of this kind than `max`.
+    pub(super) fn has_room(&mut self, app: &AppName, kind: Kind, max: u32) -> rusqlite::Result<bool> {
+        self.counts.has_room(self.connection, app, kind, max)
     }
 }
 
@@ -116,6 +124,7 @@ impl Writer {
         let mut thread = WriterThread {
             connection,
             hooks: Arc::clone(&hooks),
+            counts: Counts::default(),
             ids: IdGenerator::after(last_id),
             high_water: None,
             checkpointer: Checkpointer::start(checkpointer),
@@ -193,6 +202,7 @@ impl Writer {
 struct WriterThread {
     connection: Connection,
     hooks: Arc<OnceLock<Arc<dyn Hooks>>>,
+    counts: Counts,
     ids: IdGenerator,
     /// The largest time that is stored.
     high_water: Option<Timestamp>,
@@ -248,11 +258,20 @@ impl WriterThread {
     }
 
     fn try_commit(&mut self, jobs: &mut [Box<dyn Job>], touches: DueTouches) -> Result<(), Failure> {
+        let result = self.commit(jobs, touches);
+        if result.is_err() {
+            self.counts.forget();
+        }
+        result
+    }
+
+    fn commit(&mut self, jobs: &mut [Box<dyn Job>], touches: DueTouches) -> Result<(), Failure> {
         let hooks = self.hooks.get().cloned();
         let now = jobs.iter().map(|job| job.now()).max();
         let mut batch = Batch {
             connection: &self.connection,
             committed: Committed::default(),
+            counts: &mut self.counts,
             ids: &mut self.ids,
         };
         let run = |sql: &str| {

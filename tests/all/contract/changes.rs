@@ -2,7 +2,7 @@
 
 use sessiond::session::{Auth, Device, DeviceType, EndedBy, KeyId, Place, Reason, Secret, SessionId, Touch};
 use sessiond::store::{
-    Creation, KeyRecord, NewSession, Outcome, Owner, Scope, SessionPatch, SessionStore, UserPatch,
+    Creation, KeyRecord, NewSession, Outcome, Owner, Refused, Scope, SessionPatch, SessionStore, UserPatch,
 };
 use sessiond::user::UserSettings;
 
@@ -189,7 +189,10 @@ async fn refused_creates_change_nothing(f: Fixture) {
         ..new_session("ada", at(1))
     };
     let refused = create(store, none).await;
-    assert!(matches!(refused, Creation::LimitReached), "{refused:?}");
+    assert!(
+        matches!(refused, Creation::Refused(Refused::LimitReached { max: 0, .. })),
+        "{refused:?}"
+    );
     store
         .update_user(app(), user("bob"), block(true), EndedBy::App, at(2))
         .await
@@ -199,7 +202,10 @@ async fn refused_creates_change_nothing(f: Fixture) {
         ..new_session("bob", at(3))
     };
     let refused = create(store, with_tier).await;
-    assert!(matches!(refused, Creation::UserBlocked), "{refused:?}");
+    assert!(
+        matches!(refused, Creation::Refused(Refused::UserBlocked)),
+        "{refused:?}"
+    );
 
     assert_eq!(how(&found(store, ada).await), None, "nothing was evicted");
     for name in ["ada", "bob"] {

@@ -3,7 +3,7 @@
 use sessiond::clock::Timestamp;
 use sessiond::session::{EndedBy, Reason, SessionId};
 use sessiond::store::{
-    BulkEnding, Creation, EndRequest, NewSession, Outcome, Owner, Scope, SessionStore, UserPatch,
+    BulkEnding, Creation, EndRequest, NewSession, Outcome, Owner, Refused, Scope, SessionStore, UserPatch,
 };
 use sessiond::user::UserId;
 
@@ -336,7 +336,10 @@ async fn sign_ins_verified_before_credentials_changed_are_refused(f: Fixture) {
         ..new_session("ada", at(20))
     };
     let refused = store.create(verified(9)).await.expect("an answer");
-    assert!(matches!(refused, Creation::CredentialsChanged), "{refused:?}");
+    assert!(
+        matches!(refused, Creation::Refused(Refused::CredentialsChanged)),
+        "{refused:?}"
+    );
     assert_eq!(f.events().len(), 0, "nothing was stored");
     put(store, verified(10)).await;
     put(store, verified(11)).await;
@@ -423,7 +426,10 @@ async fn later_of_two_changes_of_credentials_counts_in_whatever_order_they_come(
     let mut new = new_session("ada", at(110));
     new.authenticated_at = Some(at(102));
     let creation = f.store.create(new).await.expect("an answer");
-    assert!(matches!(creation, Creation::CredentialsChanged), "{creation:?}");
+    assert!(
+        matches!(creation, Creation::Refused(Refused::CredentialsChanged)),
+        "{creation:?}"
+    );
 }
 
 async fn credentials_changed_for_a_whole_app_counts_for_each_of_its_users(f: Fixture) {
@@ -444,7 +450,7 @@ async fn credentials_changed_for_a_whole_app_counts_for_each_of_its_users(f: Fix
         };
         let creation = f.store.create(new).await.expect("an answer");
         assert_eq!(
-            matches!(creation, Creation::CredentialsChanged),
+            matches!(creation, Creation::Refused(Refused::CredentialsChanged)),
             is_refused,
             "{name}: {creation:?}"
         );

@@ -1,0 +1,211 @@
+//! Service plane: the nested data that an application keeps with a session, whole or by a dotted path.
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::auth::{self, Backend, StateData};
+use super::input::{self, Query};
+use super::problem::{Problem, ProblemBody};
+use super::{State, json};
+use crate::data::{DataChange, DataPath};
+use crate::store::DataPatch;
+
+/// Versions that a precondition can name; one is usual.
+const IF_MATCH_VERSIONS_MAX: usize = 16;
+
+/// Data of a session.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SessionData)]
+pub struct DataBody {
+    /// What is at the path, or all of it; null if nothing is there.
+    data: serde_json::Value,
+    /// Grows with each change; also the `ETag`.
+    data_version: u64,
+}
+
+/// Where.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)]
+pub struct PathParams {
+    /// Keys of objects joined by dots, `a.b.c`, at most 512 bytes and 32 keys; without it all of the data is meant.
+    path: Option<String>,
+}
+
+/// Whether what is read also goes.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)]
+pub struct TakeParams {
+    /// Answers what is there and removes it, in one step: of two who take at once one gets it.
+    take: Option<bool>,
+}
+
+/// On what condition.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code)]
+pub struct IfMatchParams {
+    /// `ETag`s: the change is made only if the data has one of these versions.
+    #[param(rename = "If-Match")]
+    if_match: Option<String>,
+}
+
+/// Data of an active session. Reading writes nothing, unless it takes.
+#[utoipa::path(
+    get, path = "/v1/sessions/{id}/data", tag = "service", security(("api_key" = [])),
+    params(("id" = String, Path, description = "The session's id"), PathParams, TakeParams, IfMatchParams),
+    responses(
+        (status = 200, description = "The data", body = DataBody),
+        (status = 401, description = "`invalid_api_key`", body = ProblemBody<'static>),
+        (status = 404, description = "`not_found`", body = ProblemBody<'static>),
+        (status = 410, description = "`session_ended`", body = ProblemBody<'static>),
+        (status = 412, description = "`version_mismatch`, when taking", body = ProblemBody<'static>),
+        (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn get_session_data(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let mut query = Query::of(&request);
+    let backend = auth::backend(&request, &state, &mut query).await?;
+    let takes = query.flag("take", false);
+    let at = path(&mut query);
+    query.finish()?;
+    if takes {
+        return change(&request, &state, &backend, at, DataChange::Take).await;
+    }
+    let id = input::session_id(&request)?;
+    let (data, data_version) = state.manager.find_data(&backend.app, id, at.as_ref()).await?;
+    Ok(answer(data, data_version))
+}
+
+/// Puts a value at the path, making the objects that are missing on the way, or replaces all of the data by an object.
+#[utoipa::path(
+    put, path = "/v1/sessions/{id}/data", tag = "service", security(("api_key" = [])),
+    request_body(content = Object, description = "The value; without a path an object"),
+    params(("id" = String, Path, description = "The session's id"), PathParams, IfMatchParams),
+    responses(
+        (status = 200, description = "What is there now", body = DataBody),
+        (status = 401, description = "`invalid_api_key`", body = ProblemBody<'static>),
+        (status = 404, description = "`not_found`", body = ProblemBody<'static>),
+        (status = 410, description = "`session_ended`", body = ProblemBody<'static>),
+        (status = 412, description = "`version_mismatch`", body = ProblemBody<'static>),
+        (status = 413, description = "`payload_too_large`: all of it would have more than 64 KiB",
+         body = ProblemBody<'static>),
+        (status = 422, description = "`validation_failed`", body = ProblemBody<'static>),
+        (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn put_session_data(
+    request: HttpRequest,
+    payload: web::Payload,
+    state: StateData,
+) -> Result<HttpResponse, Problem> {
+    let (backend, at) = caller(&request, &state).await?;
+    let value = input::value(&request, payload).await?;
+    change(&request, &state, &backend, at, DataChange::Put(value)).await
+}
+
+/// Merges a patch (RFC 7396) into what is at the path, or into all of the data: patches that come at once all survive.
+#[utoipa::path(
+    patch, path = "/v1/sessions/{id}/data", tag = "service", security(("api_key" = [])),
+    request_body(content = Object, description = "The merge patch: null removes a key", content_type = "application/merge-patch+json"),
+    params(("id" = String, Path, description = "The session's id"), PathParams, IfMatchParams),
+    responses(
+        (status = 200, description = "What is there now", body = DataBody),
+        (status = 401, description = "`invalid_api_key`", body = ProblemBody<'static>),
+        (status = 404, description = "`not_found`", body = ProblemBody<'static>),
+        (status = 410, description = "`session_ended`", body = ProblemBody<'static>),
+        (status = 412, description = "`version_mismatch`", body = ProblemBody<'static>),
+        (status = 413, description = "`payload_too_large`: all of it would have more than 64 KiB",
+         body = ProblemBody<'static>),
+        (status = 422, description = "`validation_failed`", body = ProblemBody<'static>),
+        (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn patch_session_data(
+    request: HttpRequest,
+    payload: web::Payload,
+    state: StateData,
+) -> Result<HttpResponse, Problem> {
+    let (backend, at) = caller(&request, &state).await?;
+    let patch = input::value(&request, payload).await?;
+    change(&request, &state, &backend, at, DataChange::Merge(patch)).await
+}
+
+/// Removes what is at the path, or all of the data; what is not there is fine.
+#[utoipa::path(
+    delete, path = "/v1/sessions/{id}/data", tag = "service", security(("api_key" = [])),
+    params(("id" = String, Path, description = "The session's id"), PathParams, IfMatchParams),
+    responses(
+        (status = 200, description = "What is there now: null, or an empty object", body = DataBody),
+        (status = 401, description = "`invalid_api_key`", body = ProblemBody<'static>),
+        (status = 404, description = "`not_found`", body = ProblemBody<'static>),
+        (status = 410, description = "`session_ended`", body = ProblemBody<'static>),
+        (status = 412, description = "`version_mismatch`", body = ProblemBody<'static>),
+        (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn delete_session_data(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let (backend, at) = caller(&request, &state).await?;
+    change(&request, &state, &backend, at, DataChange::Remove).await
+}
+
+async fn caller(request: &HttpRequest, state: &State) -> Result<(Backend, Option<DataPath>), Problem> {
+    let mut query = Query::of(request);
+    let backend = auth::backend(request, state, &mut query).await?;
+    let at = path(&mut query);
+    query.finish()?;
+    Ok((backend, at))
+}
+
+fn path(query: &mut Query) -> Option<DataPath> {
+    query.parsed("path", DataPath::RULE, DataPath::parse)
+}
+
+async fn change(
+    request: &HttpRequest,
+    state: &State,
+    backend: &Backend,
+    at: Option<DataPath>,
+    change: DataChange,
+) -> Result<HttpResponse, Problem> {
+    let id = input::session_id(request)?;
+    let if_versions = if_match(request)?;
+    let patch = DataPatch {
+        at,
+        change,
+        if_versions,
+    };
+    let (data, data_version) = state.manager.change_data(&backend.app, id, patch).await?;
+    Ok(answer(data, data_version))
+}
+
+fn answer(data: serde_json::Value, data_version: u64) -> HttpResponse {
+    let mut response = HttpResponse::Ok();
+    response.insert_header((header::ETAG, format!("\"{data_version}\"")));
+    json(response, &DataBody { data, data_version })
+}
+
+/// The versions that `If-Match` (RFC 9110 §13.1.1) names; `None` if any will do. A weak one matches nothing.
+fn if_match(request: &HttpRequest) -> Result<Option<Vec<u64>>, Problem> {
+    let mut versions = Vec::new();
+    let mut is_given = false;
+    for value in request.headers().get_all(header::IF_MATCH) {
+        is_given = true;
+        for tag in value.to_str().unwrap_or("?").split(',').map(str::trim) {
+            if tag == "*" {
+                return Ok(None);
+            }
+            let strong = tag.strip_prefix("W/").unwrap_or(tag);
+            let inner = strong.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+            let Some(inner) = inner.filter(|_| versions.len() < IF_MATCH_VERSIONS_MAX) else {
+                let rule = "must be * or ETags of the data, such as \"3\"";
+                return Err(Problem::invalid_field("If-Match", rule));
+            };
+            versions.extend(inner.parse::<u64>().ok().filter(|_| strong == tag));
+        }
+    }
+    Ok(is_given.then_some(versions))
+}

@@ -1,0 +1,109 @@
+-- The database of sessiond. PRAGMA user_version is the version of this schema; a change of it is a migration in
+-- src/store/sqlite.rs. Times are integer milliseconds since the Unix epoch, UTC. Secrets are never stored, only
+-- their SHA-256.
+
+-- Facts about the whole file, one row each.
+CREATE TABLE meta (
+    key   TEXT NOT NULL PRIMARY KEY,
+    value ANY NOT NULL
+) STRICT, WITHOUT ROWID;
+-- 'epoch':      16 random bytes made with the file; cursors into events are good only for this epoch.
+-- 'high_water': the largest time that was ever written; the clock never answers an earlier one.
+
+CREATE TABLE sessions (
+    -- UUIDv7, strictly growing: inserts append to the table and to this index. The token carries it, so that no
+    -- index on a hash is needed.
+    id                  BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+    app                 TEXT    NOT NULL,
+    user_id             TEXT,              -- NULL: anonymous
+    client_session_id   INTEGER,           -- an id that the client chose, unique per app among active ones
+    token_hash          BLOB    NOT NULL CHECK (length(token_hash) = 32),
+    previous_token_hash BLOB,              -- the replaced token after a renewal or a new sign-in, to recognise it
+    renew_nonce         BLOB,              -- makes the successor of a renewal; erased after the grace
+    grace_ends_at       INTEGER,           -- until when the replaced token is still good
+    name                TEXT,
+    is_trusted          INTEGER NOT NULL DEFAULT 0 CHECK (is_trusted IN (0, 1)),
+    user_agent          TEXT,              -- raw, bounded
+    browser             TEXT,
+    browser_version     TEXT,
+    os                  TEXT,
+    os_version          TEXT,
+    device_type         TEXT,
+    is_bot              INTEGER,           -- NULL: nothing is known about the device
+    city                TEXT,
+    country             TEXT,              -- ISO 3166-1 alpha-2
+    ip_address          TEXT,              -- the first one seen
+    last_ip_address     TEXT,              -- the latest, if it is another
+    created_at          INTEGER NOT NULL,
+    signed_in_at        INTEGER NOT NULL,  -- last authentication, else creation: limits and lists order by it
+    authenticated_at    INTEGER,           -- when the credentials were verified; NULL: anonymous
+    last_activity_at    INTEGER NOT NULL,
+    idle_timeout        INTEGER NOT NULL CHECK (idle_timeout > 0),
+    absolute_expires_at INTEGER NOT NULL,
+    expires_at          INTEGER NOT NULL,  -- min(last_activity_at + idle_timeout, absolute_expires_at)
+    ended_at            INTEGER,           -- NULL: not written down as ended; still over once expires_at has passed
+    revoked_reason      TEXT,
+    ended_by            TEXT CHECK (ended_by IN ('user', 'app', 'operator', 'limit', 'timeout', 'security')),
+    auth                TEXT,              -- JSON object about the sign-in, bounded
+    identities          TEXT,              -- JSON object: named identities beside the root one
+    data_version        INTEGER NOT NULL DEFAULT 0,
+    CHECK (expires_at = min(last_activity_at + idle_timeout, absolute_expires_at)),
+    CHECK ((ended_at IS NULL) = (revoked_reason IS NULL) AND (ended_at IS NULL) = (ended_by IS NULL))
+) STRICT;
+
+-- Counting, listing and finding the oldest among a user's active sessions, and, by its prefix, ending all of an app.
+-- Partial, so that the ended ones of thirty days slow no sign-in down.
+CREATE INDEX sessions_active_by_user ON sessions (app, user_id, signed_in_at, id) WHERE ended_at IS NULL;
+-- The list of a user's ended sessions. A session is in this index or in the one above.
+CREATE INDEX sessions_ended_by_user ON sessions (app, user_id, signed_in_at, id) WHERE ended_at IS NOT NULL;
+-- The sweeper: deadlines that passed.
+CREATE INDEX sessions_by_deadline ON sessions (expires_at) WHERE ended_at IS NULL;
+-- The purge: rows whose time is over.
+CREATE INDEX sessions_by_ending ON sessions (ended_at) WHERE ended_at IS NOT NULL;
+-- Holds what the code assumes about ids that clients choose; empty without them.
+CREATE UNIQUE INDEX sessions_by_client_id ON sessions (app, client_session_id)
+    WHERE ended_at IS NULL AND client_session_id IS NOT NULL;
+
+-- Nested data of a session, apart from it so that lists and the cache stay small.
+CREATE TABLE session_data (
+    session_id BLOB NOT NULL PRIMARY KEY REFERENCES sessions (id) ON DELETE CASCADE,
+    data       TEXT NOT NULL                 -- JSON object, bounded
+) STRICT, WITHOUT ROWID;
+
+-- Settings of users who have any. Users are implicit: most have no row.
+CREATE TABLE users (
+    app                    TEXT    NOT NULL,
+    user_id                TEXT    NOT NULL,
+    tier                   TEXT,             -- NULL: the default tier
+    max_sessions           INTEGER CHECK (max_sessions BETWEEN 0 AND 10000),
+    is_blocked             INTEGER NOT NULL DEFAULT 0 CHECK (is_blocked IN (0, 1)),
+    credentials_changed_at INTEGER,          -- sign-ins verified before this are refused
+    PRIMARY KEY (app, user_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE api_keys (
+    id         BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+    app        TEXT    NOT NULL,
+    name       TEXT    NOT NULL,
+    key_hash   BLOB    NOT NULL CHECK (length(key_hash) = 32),
+    created_at INTEGER NOT NULL,
+    revoked_at INTEGER
+) STRICT, WITHOUT ROWID;
+
+-- What happened; each row is written in the transaction of the change it tells of.
+CREATE TABLE events (
+    id                INTEGER PRIMARY KEY AUTOINCREMENT, -- grows and is never given twice: consumers keep it as cursor
+    type              TEXT    NOT NULL,
+    occurred_at       INTEGER NOT NULL,                  -- for an expired session its deadline
+    recorded_at       INTEGER NOT NULL,                  -- when the row was written: the purge goes by it, in id order
+    app               TEXT    NOT NULL,
+    user_id           TEXT,
+    session_id        BLOB,
+    client_session_id INTEGER,
+    reason            TEXT,
+    ended_by          TEXT,
+    device_info       TEXT,
+    ip_address        TEXT,
+    location          TEXT,
+    data              TEXT                               -- JSON object: what only this type has
+) STRICT;
