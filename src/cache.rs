@@ -38,6 +38,8 @@ pub struct CachedSession {
     last_activity: AtomicI64,
     /// [`GRACE_OPEN`] until the successor is seen; of interest only if the row says that the grace is open.
     grace_ends_at: AtomicI64,
+    /// When it was last asked that a use of the replaced token be told.
+    reported_at: AtomicI64,
 }
 
 /// The grace of a replaced token whose successor nobody has presented.
@@ -49,6 +51,7 @@ impl CachedSession {
         Self {
             last_activity: AtomicI64::new(session.last_activity_at.as_millis()),
             grace_ends_at: AtomicI64::new(GRACE_OPEN),
+            reported_at: AtomicI64::new(i64::MIN),
             session,
         }
     }
@@ -101,6 +104,21 @@ impl CachedSession {
             self.grace_ends_at
                 .fetch_min(seen.grace_ends_at.as_millis(), Ordering::AcqRel);
         }
+    }
+
+    /// Whether a use of the replaced token at `now` is the first within the interval that is to be told.
+    pub fn is_first_report(&self, now: Timestamp, interval_millis: i64) -> bool {
+        let last = Timestamp::from_millis(self.reported_at.load(Ordering::Acquire));
+        now.millis_since(last) >= interval_millis
+            && self
+                .reported_at
+                .compare_exchange(
+                    last.as_millis(),
+                    now.as_millis(),
+                    Ordering::AcqRel,
+                    Ordering::Acquire,
+                )
+                .is_ok()
     }
 
     fn grace_now(&self, grace: Grace) -> Grace {

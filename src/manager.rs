@@ -787,7 +787,11 @@ impl SessionManager {
             Some(WhichToken::Replaced(replaced)) => replaced.is_to_be_reported(now, REPORT_INTERVAL_MILLIS),
             _ => false,
         };
-        if is_to_be_told && self.ending_as_of(entry, now).is_none() {
+        // Whoever holds such a token may send it as fast as they can: until the row says that it was told, this copy does.
+        if is_to_be_told
+            && self.ending_as_of(entry, now).is_none()
+            && entry.is_first_report(now, REPORT_INTERVAL_MILLIS)
+        {
             // Queued by the call itself.
             drop(self.store.report_replaced(entry.row().id, presented, now));
         }

@@ -146,7 +146,8 @@ impl DatabaseLock {
             path: path.clone(),
             source,
         };
-        if let Some(folder) = database.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        // Of the lock, as a database that is a link has its files beside what it leads to.
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
         let file = File::options()

@@ -13,7 +13,8 @@
 //! 4. *Announce*: [`Hooks::announce`] once, with what was committed.
 //! 5. *Answer*: every caller of the batch hears of its own change.
 //!
-//! All of it happens in the writer: a caller that goes away after its change was queued splits nothing. A change
+//! A change is queued by the call itself, not by waiting for its answer. All of it happens in the writer: a caller that
+//! goes away after its change was queued splits nothing. A change
 //! that fails is rolled back alone and changes nothing; the others of its batch are not harmed. A full queue is
 //! [`Error::Overloaded`] at once, a broken store [`Error::Store`], never "no such session".
 //!

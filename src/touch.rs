@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::clock::Timestamp;
 use crate::session::{Session, SessionId, SuccessorSeen, Touch};
 
-/// Most sessions with pending touches: more than a server answers checks in a second, at about 150 bytes each.
+/// Most sessions with pending touches: more than a server answers checks in a second, at about 200 bytes each.
 pub const PENDING_MAX: usize = 200_000;
 
 /// Pending touches by session.

@@ -63,7 +63,7 @@ pub async fn start_own_session(request: HttpRequest, state: StateData) -> Result
         Err(problem) if !is_by_header && STARTS_ANEW.contains(&problem.code()) => {
             start(&request, &state, &app).await?
         }
-        Err(problem) => return Err(problem),
+        Err(problem) => return Err(problem.with_sign_in_url(state.sign_in_url(&app))),
     };
     let now = state.manager.clock().now();
     let body = SessionBody::new(&session, now, Some(session.id), Audience::Person);

@@ -193,7 +193,7 @@ fn admit(batch: &mut Batch<'_>, sign_in: &SignIn<'_>) -> rusqlite::Result<Result
     let is_one_of_many = max > 0
         && sign_in.end_ids.is_empty()
         && count_unended(batch.connection, app, user_id, sign_in.own)? < max as usize;
-    // Most sign-ins end here, by an index alone.
+    // Most sign-ins end here, by one index.
     let (overdue, active) = if is_one_of_many {
         (Vec::new(), Vec::new())
     } else {
