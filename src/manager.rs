@@ -78,6 +78,10 @@ impl Hooks for Held {
         self.touches.due(now)
     }
 
+    fn pending_touch(&self, id: SessionId) -> Option<Touch> {
+        self.touches.get(id)
+    }
+
     fn fence(&self, changed: &[SessionId]) {
         self.cache.fence(changed);
     }

@@ -55,6 +55,9 @@ pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
 pub trait Hooks: Send + Sync {
     /// Pending touches whose stored deadline has passed at `now`.
     fn due_touches(&self, now: Timestamp) -> Vec<Touch>;
+    /// The pending touch of one session, which is written before a change that replaces the session's token: what came
+    /// before it must not be written after it.
+    fn pending_touch(&self, id: SessionId) -> Option<Touch>;
     /// These sessions are about to change: drop every copy, and let nobody make one.
     fn fence(&self, changed: &[SessionId]);
     /// The commit has returned, well or not: copies may be made again.

@@ -115,6 +115,21 @@ impl MemoryStore {
         Box::pin(std::future::ready(Ok(answer)))
     }
 
+    /// A change that replaces a session's token, or looks at which were replaced.
+    fn change_token<T: Send + 'static>(
+        &self,
+        id: SessionId,
+        now: Timestamp,
+        work: impl FnOnce(&mut State, &mut Committed) -> T,
+    ) -> Answer<T> {
+        self.change(now, |state, committed| {
+            if let Some(touch) = self.hooks.get().and_then(|hooks| hooks.pending_touch(id)) {
+                state.write_touch(touch, now, committed);
+            }
+            work(state, committed)
+        })
+    }
+
     fn read<T: Send + 'static>(&self, work: impl FnOnce(&State) -> T) -> Answer<T> {
         Box::pin(std::future::ready(Ok(work(&self.lock()))))
     }
@@ -657,17 +672,20 @@ impl SessionStore for MemoryStore {
     }
 
     fn authenticate(&self, authentication: Authentication) -> Answer<Authenticated> {
-        self.change(authentication.now, |state, committed| {
+        let (id, now) = (authentication.id, authentication.now);
+        self.change_token(id, now, |state, committed| {
             state.authenticate(&authentication, committed)
         })
     }
 
     fn renew(&self, renewal: Renewal) -> Answer<Renewed> {
-        self.change(renewal.now, |state, committed| state.renew(&renewal, committed))
+        self.change_token(renewal.id, renewal.now, |state, committed| {
+            state.renew(&renewal, committed)
+        })
     }
 
     fn report_replaced(&self, id: SessionId, presented: SecretHash, now: Timestamp) -> Answer<()> {
-        self.change(now, |state, committed| {
+        self.change_token(id, now, |state, committed| {
             let session = state.sessions.get(&id).filter(|session| session.is_active(now));
             if let Some(session) = session.cloned()
                 && let Some(WhichToken::Replaced(replaced)) = session.which_token(&presented)

@@ -134,6 +134,10 @@ impl Recorder {
 }
 
 impl Hooks for Recorder {
+    fn pending_touch(&self, _: SessionId) -> Option<Touch> {
+        None
+    }
+
     fn due_touches(&self, now: Timestamp) -> Vec<Touch> {
         self.add(Step::Due(now));
         self.due.lock().unwrap_or_else(PoisonError::into_inner).clone()

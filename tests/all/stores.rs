@@ -332,6 +332,10 @@ struct ProbedHooks {
 }
 
 impl Hooks for ProbedHooks {
+    fn pending_touch(&self, id: SessionId) -> Option<Touch> {
+        self.inner.pending_touch(id)
+    }
+
     fn due_touches(&self, now: Timestamp) -> Vec<Touch> {
         let due = self.inner.due_touches(now);
         self.probe.after_due.pass_blocking();

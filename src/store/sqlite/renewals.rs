@@ -17,6 +17,7 @@ use crate::store::{EndRequest, Owner, REPORT_INTERVAL_MILLIS, Renewal, Renewed};
 
 pub(super) fn renew(batch: &mut Batch<'_>, renewal: &Renewal) -> rusqlite::Result<Renewed> {
     let now = renewal.now;
+    batch.write_pending_touch(renewal.id, now)?;
     let Some(session) = owned(batch.connection, &renewal.app, renewal.id, &Owner::Anyone)? else {
         return Ok(Renewed::Unknown);
     };
@@ -137,6 +138,7 @@ pub(super) fn report_replaced(
     presented: SecretHash,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
+    batch.write_pending_touch(id, now)?;
     let Some(session) = reads::find(batch.connection, id)?.filter(|session| session.is_active(now)) else {
         return Ok(());
     };

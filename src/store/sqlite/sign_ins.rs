@@ -122,6 +122,7 @@ pub(super) fn authenticate(
     let Authentication {
         now, app, user_id, ..
     } = authentication;
+    batch.write_pending_touch(authentication.id, *now)?;
     let Some(mut session) = owned(batch.connection, app, authentication.id, &Owner::Anyone)? else {
         return Ok(Authenticated::NotFound);
     };

@@ -57,9 +57,18 @@ pub(super) struct Batch<'c> {
     /// How many there are of what an app may have so many of.
     pub(super) counts: &'c mut Counts,
     ids: &'c mut IdGenerator,
+    hooks: Option<&'c dyn Hooks>,
 }
 
 impl Batch<'_> {
+    /// Writes the pending touch of a session, so that its row is as it was used until now.
+    pub(super) fn write_pending_touch(&mut self, id: SessionId, now: Timestamp) -> rusqlite::Result<()> {
+        match self.hooks.and_then(|hooks| hooks.pending_touch(id)) {
+            Some(touch) => changes::write_touch(self, &touch, now),
+            None => Ok(()),
+        }
+    }
+
     /// An id after every one given before.
     pub(super) fn next_id(&mut self, now: Timestamp) -> SessionId {
         self.ids.next(now)
@@ -273,6 +282,7 @@ impl WriterThread {
             committed: Committed::default(),
             counts: &mut self.counts,
             ids: &mut self.ids,
+            hooks: hooks.as_deref(),
         };
         let run = |sql: &str| {
             self.connection

@@ -263,6 +263,9 @@ async fn touch_of_a_row_that_cannot_be_read_keeps_no_change_from_being_written()
 async fn store_whose_writer_failed_is_not_ready() {
     struct Panics;
     impl Hooks for Panics {
+        fn pending_touch(&self, _: SessionId) -> Option<sessiond::session::Touch> {
+            None
+        }
         fn due_touches(&self, _: Timestamp) -> Vec<Touch> {
             Vec::new()
         }
