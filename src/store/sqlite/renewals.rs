@@ -113,7 +113,7 @@ fn reuse(
 ) -> rusqlite::Result<Renewed> {
     match renewal.on_reuse {
         OnTokenReuse::Notify => {
-            report(batch, &session, replaced, renewal.now)?;
+            let session = report(batch, session, replaced, renewal.now)?;
             Ok(Renewed::Reused(Box::new(session)))
         }
         OnTokenReuse::Revoke => {
@@ -143,28 +143,32 @@ pub(super) fn report_replaced(
         return Ok(());
     };
     match session.which_token(&presented) {
-        Some(WhichToken::Replaced(replaced)) => report(batch, &session, replaced, now),
+        Some(WhichToken::Replaced(replaced)) => report(batch, session, replaced, now).map(drop),
         _ => Ok(()),
     }
 }
 
-/// Tells that a token was used after its grace, unless that was told a moment ago.
+/// Tells that a token was used after its grace, unless that was told a moment ago. Answers the session as it is then.
 fn report(
     batch: &mut Batch<'_>,
-    session: &Session,
+    mut session: Session,
     replaced: Replaced,
     now: Timestamp,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Session> {
     if !replaced.is_to_be_reported(now, REPORT_INTERVAL_MILLIS) {
-        return Ok(());
+        return Ok(session);
     }
+    session.replaced = Some(Replaced {
+        reported_at: Some(now),
+        ..replaced
+    });
     batch
         .connection
         .prepare_cached("UPDATE sessions SET replaced_reported_at = ?2 WHERE id = ?1 AND ended_at IS NULL")?
         .execute(params![session.id, now])?;
-    write_event(batch.connection, &Event::of_replaced_token(session, now), now)?;
+    write_event(batch.connection, &Event::of_replaced_token(&session, now), now)?;
     batch.committed.changed.push(session.id);
-    Ok(())
+    Ok(session)
 }
 
 /// Erases what the successors of tokens whose grace is over were made with.
