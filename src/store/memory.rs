@@ -593,6 +593,25 @@ impl State {
         self.sessions.insert(session.id, session);
     }
 
+    fn erase_nonces(&mut self, now: Timestamp, limit: usize) {
+        let replaced = self
+            .sessions
+            .values_mut()
+            .filter_map(|session| session.replaced.as_mut());
+        let mut over: Vec<(Timestamp, &mut Option<Nonce>)> = replaced
+            .filter_map(|replaced| match &mut replaced.grace {
+                Grace::Until { ends_at, nonce } if nonce.is_some() && *ends_at <= now => {
+                    Some((*ends_at, nonce))
+                }
+                _ => None,
+            })
+            .collect();
+        over.sort_by_key(|(ends_at, _)| *ends_at);
+        for (_, nonce) in over.into_iter().take(limit) {
+            *nonce = None;
+        }
+    }
+
     fn change_data(
         &mut self,
         app: &AppName,
@@ -836,17 +855,7 @@ impl SessionStore for MemoryStore {
                 by: EndedBy::Timeout,
             };
             state.end_each(overdue, &request, committed);
-            for replaced in state
-                .sessions
-                .values_mut()
-                .filter_map(|session| session.replaced.as_mut())
-            {
-                if let Grace::Until { ends_at, nonce } = &mut replaced.grace
-                    && *ends_at <= now
-                {
-                    *nonce = None;
-                }
-            }
+            state.erase_nonces(now, limit);
             count
         })
     }
