@@ -2,19 +2,26 @@
 
 mod callbacks;
 mod changes;
+mod clients;
+mod data;
 mod endings;
+mod identities;
 mod reads;
+mod renewals;
+mod repetitions;
+mod sign_ins;
 mod sqlite_only;
+mod visitors;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sessiond::clock::Timestamp;
-use sessiond::session::{SessionId, Touch};
+use sessiond::session::{Session, SessionId, Touch};
 use sessiond::store::memory::MemoryStore;
-use sessiond::store::{Committed, Hooks, SessionStore};
+use sessiond::store::{AppList, Committed, Hooks, SessionStore, StatusFilter};
 use tempfile::TempDir;
 
-use crate::stores::{EventRow, database_in, event_rows, sqlite_in};
+use crate::stores::{EventRow, app, app_named, at, database_in, event_rows, sqlite_in, user};
 
 /// Runs each case over each store.
 macro_rules! over_both_stores {
@@ -86,12 +93,58 @@ impl Fixture {
         self.told().iter().filter(|(told, _)| told == kind).count()
     }
 
+    /// Types of the events after the first `known`, with the session each is about.
+    fn told_since(&self, known: usize) -> Vec<(String, Option<SessionId>)> {
+        self.told().split_off(known)
+    }
+
+    /// All that is kept of both apps, as text to compare: a call that changes nothing leaves it as it is.
+    async fn everything(&self) -> String {
+        let mut all = format!("{:#?}\n", self.events());
+        for (app, anonymous) in [
+            (app(), false),
+            (app(), true),
+            (app_named("shop"), false),
+            (app_named("shop"), true),
+        ] {
+            let list = AppList {
+                now: at(0),
+                app: app.clone(),
+                anonymous,
+                status: StatusFilter::All,
+                after: None,
+                limit: 10_000,
+            };
+            for session in self.store.list_app(list).await.expect("a page").sessions {
+                let found = self.store.find_data(session.id).await.expect("an answer");
+                let (found, data) = found.expect("it is listed");
+                all += &format!("{} with {}\n", in_full(&found), data.to_text());
+            }
+            for name in ["ada", "bob"] {
+                let record = self.store.find_user(app.clone(), user(name), at(0)).await;
+                all += &format!("{name} {:?}\n", record.expect("a record").settings);
+            }
+        }
+        all
+    }
+
     /// Attaches hooks that write down how they are called.
     fn record(&self) -> Arc<Recorder> {
         let recorder = Arc::new(Recorder::default());
         self.store.attach(Arc::clone(&recorder) as Arc<dyn Hooks>);
         recorder
     }
+}
+
+/// A session with the hashes that it does not show.
+fn in_full(session: &Session) -> String {
+    let before = session.replaced.map(|replaced| *replaced.hash.as_bytes());
+    format!("{session:?} {:?} {before:?}", session.token_hash.as_bytes())
+}
+
+/// What was told: types, each with a session.
+fn each<const N: usize>(told: [(&str, SessionId); N]) -> Vec<(String, Option<SessionId>)> {
+    told.map(|(kind, id)| (kind.to_owned(), Some(id))).to_vec()
 }
 
 /// One call back.

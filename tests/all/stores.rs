@@ -94,6 +94,11 @@ pub fn anonymous_session(now: Timestamp) -> NewSession {
     }
 }
 
+/// Data with this text.
+pub fn data(text: &str) -> Data {
+    Data::from_stored(text).expect("an object")
+}
+
 /// Stores a session.
 pub async fn put(store: &dyn SessionStore, new: NewSession) -> Session {
     match store.create(new).await.expect("the store works") {
@@ -142,6 +147,7 @@ pub struct EventRow {
     pub app: String,
     pub user_id: Option<String>,
     pub session_id: Option<SessionId>,
+    pub client_session_id: Option<i64>,
     pub reason: Option<String>,
     pub ended_by: Option<String>,
     pub device_info: Option<String>,
@@ -158,6 +164,7 @@ impl From<Event> for EventRow {
             app: event.app.to_string(),
             user_id: event.user_id.map(|user| user.to_string()),
             session_id: event.session_id,
+            client_session_id: event.client_session_id,
             reason: event.reason.map(|reason| reason.as_str().to_owned()),
             ended_by: event.ended_by.map(|by| by.as_str().to_owned()),
             device_info: event.device_info,
@@ -174,7 +181,7 @@ pub fn event_rows(path: &std::path::Path) -> Vec<EventRow> {
     let mut statement = database
         .prepare(
             "SELECT type, occurred_at, app, user_id, session_id, reason, ended_by, device_info, ip_address,
-                 location, data FROM events ORDER BY id",
+                 location, data, client_session_id FROM events ORDER BY id",
         )
         .expect("a query");
     let rows = statement.query_map([], |row| {
@@ -190,6 +197,7 @@ pub fn event_rows(path: &std::path::Path) -> Vec<EventRow> {
             ip_address: row.get(8)?,
             location: row.get(9)?,
             data: row.get(10)?,
+            client_session_id: row.get(11)?,
         })
     });
     rows.expect("rows").map(|row| row.expect("a row")).collect()

@@ -545,6 +545,7 @@ async fn event_rows_are_as_documented(f: Fixture) {
         app: "default".to_owned(),
         user_id: Some("ada".to_owned()),
         session_id: Some(ids[id]),
+        client_session_id: None,
         reason: None,
         ended_by: None,
         device_info: Some("Firefox on Linux".to_owned()),
