@@ -4,16 +4,24 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sessiond::clock::Timestamp;
+use sessiond::data::{DataChange, DataPath};
 use sessiond::error::Error;
-use sessiond::session::{EndedBy, KeyId, Reason, Secret, SessionId, Touch};
-use sessiond::store::{Committed, Creation, Hooks, KeyRecord, Owner, SessionStore};
+use sessiond::session::{
+    AUTH_LEN_MAX, Auth, EndedBy, Fingerprint, IdentityPatch, KeyId, Nonce, OnTokenReuse, Reason, Secret,
+    SecretHash, SessionId, Touch,
+};
+use sessiond::store::{
+    Authentication, ClientId, Committed, Creation, DataOutcome, DataPatch, Hooks, Idempotency, KeyRecord,
+    NewSession, Owner, Renewal, SessionPatch, SessionStore, Visitor,
+};
 use tempfile::TempDir;
 
-use super::{Recorder, Step};
+use super::sign_ins::sign_in;
+use super::{Recorder, Step, in_full};
 use crate::harness::{eventually, open_database};
 use crate::stores::{
-    Hold, Probe, ProbedStore, address, app, at, database_in, ending, event_rows, found, how, is_pending,
-    new_session, put, soon, sqlite_in, touch,
+    Hold, Probe, ProbedStore, address, anonymous_session, app, at, data, database_in, ending, event_rows,
+    found, how, is_pending, new_session, put, soon, sqlite_in, touch,
 };
 
 /// A probed store with hooks that write down.
@@ -284,4 +292,298 @@ async fn store_whose_writer_failed_is_not_ready() {
         .await
         .expect_err("the writer fails");
     eventually("the writer has stopped", || async { store.ping().await.is_err() }).await;
+}
+
+/// Needs pages of its own.
+fn large_auth() -> Auth {
+    Auth::from_stored(&format!(r#"{{"note":"{}"}}"#, "x".repeat(AUTH_LEN_MAX - 100)))
+}
+
+/// An API key that cannot be kept once there is one: a change that fails.
+fn same_key() -> KeyRecord {
+    KeyRecord {
+        id: KeyId::from_bytes([1; 16]),
+        app: app(),
+        name: "the same id".to_owned(),
+        hash: Secret::random().hash(),
+        created_at: at(0),
+        revoked_at: None,
+    }
+}
+
+/// A client's session where the app may have three.
+fn one_of_three(id: i64, secs: i64) -> NewSession {
+    NewSession {
+        client: Some(ClientId { id, total_max: 3 }),
+        ..anonymous_session(at(secs))
+    }
+}
+
+/// A visitor's where it may have three of nobody.
+fn visitor_of_three(secs: i64) -> NewSession {
+    NewSession {
+        visitor: Some(Visitor {
+            network: "192.0.2.1".to_owned(),
+            per_hour: 100,
+            total_max: 3,
+        }),
+        ..anonymous_session(at(secs))
+    }
+}
+
+async fn assert_full(store: &dyn SessionStore, new: NewSession) {
+    let answer = soon("an answer", store.create(new)).await;
+    assert!(matches!(answer, Ok(Creation::AppFull)), "{answer:?}");
+}
+
+#[tokio::test]
+async fn creations_of_a_batch_that_failed_are_counted_once() {
+    let probed = Probed::start(100);
+    let store = &probed.store;
+    store.create_key(same_key()).await.expect("kept");
+    put(store, one_of_three(1, 0)).await; // asked for, so that it is counted
+    let busy = probed.busy().await;
+    let made = store.create(one_of_three(2, 1));
+    let failing = store.create_key(same_key());
+    busy.let_go();
+    soon("an answer", made).await.expect("made");
+    soon("an answer", failing)
+        .await
+        .expect_err("the batch was rolled back");
+    put(store, one_of_three(3, 2)).await;
+    assert_full(store, one_of_three(4, 3)).await;
+}
+
+#[tokio::test]
+async fn endings_of_a_batch_that_failed_are_counted_once() {
+    let probed = Probed::start(100);
+    let store = &probed.store;
+    store.create_key(same_key()).await.expect("kept");
+    let mut ids = Vec::new();
+    for secs in 0..3 {
+        ids.push(put(store, visitor_of_three(secs)).await.id);
+    }
+    let busy = probed.busy().await;
+    let request = ending(at(4), Reason::LOGOUT, EndedBy::App);
+    let ended = store.end(app(), ids[0], Owner::Anyone, request);
+    let given = store.authenticate(sign_in(ids[1], "ada", 4));
+    let failing = store.create_key(same_key());
+    busy.let_go();
+    soon("an answer", ended).await.expect("ended");
+    soon("an answer", given).await.expect("given");
+    soon("an answer", failing)
+        .await
+        .expect_err("the batch was rolled back");
+    for secs in 5..7 {
+        put(store, visitor_of_three(secs)).await;
+    }
+    assert_full(store, visitor_of_three(7)).await;
+}
+
+#[tokio::test]
+async fn what_a_full_disk_undid_is_not_counted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = sqlite_in(&dir, 10);
+    let client = put(&store, one_of_three(1, 0)).await.id;
+    put(&store, visitor_of_three(0)).await;
+    let before = event_rows(&database_in(&dir));
+    store.limit_pages(1).await.expect("limited");
+    for secs in 1..4 {
+        // The row itself finds room in a page that is there; its data does not.
+        let large = |new| NewSession {
+            data: Some(data(&format!(r#"{{"note":"{}"}}"#, "x".repeat(60_000)))),
+            ..new
+        };
+        for new in [one_of_three(1 + secs, secs), visitor_of_three(secs)] {
+            let answer = store.create(large(new)).await;
+            assert!(matches!(answer, Err(Error::Store(_))), "{answer:?}");
+        }
+        let sign_in = Authentication {
+            auth: Some(large_auth()),
+            ..sign_in(client, "ada", secs)
+        };
+        let answer = store.authenticate(sign_in).await;
+        assert!(matches!(answer, Err(Error::Store(_))), "{answer:?}");
+    }
+    store.limit_pages(1_000_000).await.expect("no longer limited");
+    assert_eq!(event_rows(&database_in(&dir)), before);
+    assert_eq!(found(&store, client).await.user_id, None);
+
+    put(&store, visitor_of_three(5)).await;
+    assert_full(&store, visitor_of_three(6)).await;
+    for id in 2..4 {
+        put(&store, one_of_three(id, 7)).await;
+    }
+    assert_full(&store, one_of_three(4, 8)).await;
+}
+
+#[tokio::test]
+async fn change_of_data_on_a_full_disk_leaves_data_and_version() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = sqlite_in(&dir, 10);
+    let new = NewSession {
+        data: Some(data(r#"{"a":1}"#)),
+        ..new_session("ada", at(0))
+    };
+    let ada = put(&store, new).await.id;
+    let change = |value| {
+        let patch = DataPatch {
+            at: DataPath::parse("a"),
+            change: DataChange::Put(value),
+            if_versions: None,
+        };
+        store.change_data(app(), ada, patch, at(1))
+    };
+    store.limit_pages(1).await.expect("limited");
+    let refused = change("x".repeat(60_000).into()).await;
+    assert!(matches!(refused, Err(Error::Store(_))), "{refused:?}");
+    let kept = store.find_data(ada).await.expect("an answer").expect("there");
+    assert_eq!(
+        (kept.0.data_version, kept.1.to_text()),
+        (1, r#"{"a":1}"#.to_owned())
+    );
+
+    store.limit_pages(1_000_000).await.expect("no longer limited");
+    let done = change(2.into()).await;
+    assert!(
+        matches!(done, Ok(DataOutcome::Done { version: 2, .. })),
+        "{done:?}"
+    );
+}
+
+#[tokio::test]
+async fn tokens_data_and_identities_are_there_after_reopening() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = sqlite_in(&dir, 10);
+    let new = NewSession {
+        data: Some(data(r#"{"z":1,"a":{"y":2,"b":3}}"#)),
+        ..new_session("ada", at(0))
+    };
+    let ada = put(&store, new).await;
+    let renewal = |presented, n, secs| Renewal {
+        now: at(secs),
+        app: app(),
+        id: ada.id,
+        presented,
+        nonce: Nonce::from_bytes([n; 16]),
+        successor: SecretHash::from_bytes([n; 32]),
+        lost: None,
+        grace_millis: 30_000,
+        on_reuse: OnTokenReuse::Notify,
+    };
+    store.renew(renewal(ada.token_hash, 1, 1)).await.expect("renewed");
+    let successor = SecretHash::from_bytes([1; 32]);
+    store.renew(renewal(successor, 2, 2)).await.expect("seen");
+    store
+        .renew(renewal(ada.token_hash, 2, 33))
+        .await
+        .expect("told of");
+    let identity = SessionPatch {
+        identity: Some(IdentityPatch {
+            key: "work".to_owned(),
+            identity: Some(serde_json::Map::new()),
+        }),
+        ..SessionPatch::default()
+    };
+    store
+        .update(app(), ada.id, Owner::Anyone, identity, at(34))
+        .await
+        .expect("updated");
+    let before = found(&store, ada.id).await;
+    let replaced = before.replaced.expect("a token before");
+    assert_eq!(replaced.reported_at, Some(at(33)));
+    drop(store);
+
+    let store = sqlite_in(&dir, 10);
+    let (after, kept) = store.find_data(ada.id).await.expect("an answer").expect("there");
+    assert_eq!(in_full(&after), in_full(&before));
+    assert_eq!(kept.to_text(), r#"{"z":1,"a":{"y":2,"b":3}}"#);
+    assert!(after.identities.is_some());
+}
+
+#[tokio::test]
+async fn calls_visitors_and_ids_of_clients_are_there_after_reopening() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = sqlite_in(&dir, 10);
+    let call = || NewSession {
+        idempotency: Some(Idempotency {
+            api_key: KeyId::from_bytes([1; 16]),
+            key: Fingerprint::from_bytes([1; 32]),
+            body: Fingerprint::from_bytes([2; 32]),
+            nonce: Nonce::random(),
+        }),
+        ..new_session("ada", at(0))
+    };
+    let visitor = |secs| NewSession {
+        visitor: Some(Visitor {
+            network: "192.0.2.1".to_owned(),
+            per_hour: 1,
+            total_max: 100,
+        }),
+        ..anonymous_session(at(secs))
+    };
+    let first = call();
+    let made_with = first.idempotency.expect("a call").nonce;
+    let called = put(&store, first).await.id;
+    put(&store, visitor(0)).await;
+    let client = put(&store, one_of_three(7, 0)).await.id;
+    for id in 8..10 {
+        put(&store, one_of_three(id, 0)).await;
+    }
+    drop(store);
+
+    let store = sqlite_in(&dir, 10);
+    match store.create(call()).await.expect("an answer") {
+        Creation::Repeated { session, nonce } => assert_eq!((session.id, nonce), (called, made_with)),
+        other => panic!("{other:?}"),
+    }
+    let refused = store.create(visitor(1)).await.expect("an answer");
+    assert!(
+        matches!(refused, Creation::TooManyVisitors { retry_at } if retry_at == at(3_600)),
+        "{refused:?}"
+    );
+    assert_full(&store, one_of_three(10, 1)).await;
+    match store.create(one_of_three(7, 1)).await.expect("an answer") {
+        Creation::Existed(session) => assert_eq!(session.id, client),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn data_leaves_the_file_with_its_session() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = sqlite_in(&dir, 10);
+    let with_data = || NewSession {
+        data: Some(data(r#"{"a":1}"#)),
+        ..new_session("ada", at(0))
+    };
+    let (ended, stays) = (
+        put(&store, with_data()).await.id,
+        put(&store, with_data()).await.id,
+    );
+    let database = rusqlite::Connection::open(database_in(&dir)).expect("the database");
+    let rows = || -> Vec<SessionId> {
+        let mut statement = database
+            .prepare("SELECT session_id FROM session_data")
+            .expect("a query");
+        let rows = statement.query_map([], |row| row.get(0).map(SessionId::from_bytes));
+        rows.expect("rows").map(|row| row.expect("a row")).collect()
+    };
+    assert_eq!(rows(), [ended, stays]);
+    let request = ending(at(1), Reason::LOGOUT, EndedBy::App);
+    store
+        .end(app(), ended, Owner::Anyone, request)
+        .await
+        .expect("ended");
+    assert_eq!(rows(), [stays], "gone with the ending");
+
+    // As if an ending had left it there: the row takes it along.
+    database
+        .execute(
+            "INSERT INTO session_data (session_id, data) VALUES (?1, '{}')",
+            [ended.as_bytes()],
+        )
+        .expect("a left-over");
+    store.purge(at(2), 10, at(3)).await.expect("purged");
+    assert_eq!(rows(), [stays], "gone with the row");
 }
