@@ -297,20 +297,27 @@ impl Request<'_> {
     }
 
     pub async fn send(self) -> Reply {
+        self.sent().await
+    }
+
+    /// The same as something that a task of its own can do.
+    pub fn sent(self) -> impl Future<Output = Reply> + Send + use<> {
         let url = format!("{}{}", self.server.base, self.path);
         let mut request = self.server.client.request(self.method, url).headers(self.headers);
         if let Some(body) = self.body {
             request = request.body(body);
         }
-        let response = request.send().await.expect("an answer");
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let text = response.text().await.expect("a body");
-        let json = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Reply {
-            status,
-            headers,
-            text,
-            json,
+        async move {
+            let response = request.send().await.expect("an answer");
+            let (status, headers) = (response.status().as_u16(), response.headers().clone());
+            let text = response.text().await.expect("a body");
+            let json = serde_json::from_str(&text).unwrap_or(Value::Null);
+            Reply {
+                status,
+                headers,
+                text,
+                json,
+            }
         }
     }
 }

@@ -38,5 +38,6 @@ mod operating;
 mod races;
 mod secrets;
 mod self_plane;
+mod session_data;
 mod token_plane;
 mod users_and_lists;

@@ -151,7 +151,7 @@ impl Lines {
     }
 
     #[track_caller]
-    fn read_to_end(&mut self) {
+    pub fn read_to_end(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -6,8 +6,9 @@ use sessiond::clock::Timestamp;
 use sessiond::config::Config;
 use sessiond::session::AppName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
 
-use crate::harness::{Reply, START, TestServer, open_database};
+use crate::harness::{Reply, Request, START, TestServer, open_database};
 
 pub const HOUR: u64 = 60 * 60;
 pub const DAY: u64 = 24 * HOUR;
@@ -108,6 +109,23 @@ pub async fn get_exactly(server: &TestServer, path: &str, key: &str) -> (u16, Va
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     let json = serde_json::from_str(body).unwrap_or(Value::Null);
     (status.expect("a status"), json)
+}
+
+/// Sends all of these at once; the answers come in the order of the requests.
+pub async fn at_once<'s>(requests: impl IntoIterator<Item = Request<'s>>) -> Vec<Reply> {
+    let mut calls = JoinSet::new();
+    for (number, request) in requests.into_iter().enumerate() {
+        let reply = request.sent();
+        calls.spawn(async move { (number, reply.await) });
+    }
+    let mut replies = calls.join_all().await;
+    replies.sort_by_key(|(number, _)| *number);
+    replies.into_iter().map(|(_, reply)| reply).collect()
+}
+
+/// How many of the answers have this status.
+pub fn with_status(replies: &[Reply], status: u16) -> usize {
+    replies.iter().filter(|reply| reply.status == status).count()
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
