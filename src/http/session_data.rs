@@ -204,7 +204,12 @@ fn if_match(request: &HttpRequest) -> Result<Option<Vec<u64>>, Problem> {
                 let rule = "must be * or ETags of the data, such as \"3\"";
                 return Err(Problem::invalid_field("If-Match", rule));
             };
-            versions.extend(inner.parse::<u64>().ok().filter(|_| strong == tag));
+            // Compared as text: "03" is no ETag that was ever given.
+            let version = inner
+                .parse::<u64>()
+                .ok()
+                .filter(|version| version.to_string() == inner);
+            versions.extend(version.filter(|_| strong == tag));
         }
     }
     Ok(is_given.then_some(versions))

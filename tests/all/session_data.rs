@@ -401,6 +401,8 @@ async fn change_with_a_version_that_is_not_the_present_one_is_412_and_changes_no
         r#""3""#,
         r#"W/"2""#,
         r#""1", "3""#,
+        r#""02""#,
+        r#""+2""#,
         r#"" 2""#,
         r#""2.0""#,
         r#""""#,
