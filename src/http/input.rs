@@ -50,10 +50,12 @@ pub async fn json<T: DeserializeOwned>(
     parse(&body(request, payload, presence).await?)
 }
 
-/// Reads a JSON body of any kind.
+/// Reads a JSON body of any kind. What is JSON, but too deep or too large a number to be kept, is 422.
 pub async fn value(request: &HttpRequest, payload: web::Payload) -> Result<serde_json::Value, Problem> {
     let bytes = body(request, payload, Body::Required).await?;
-    serde_json::from_str(utf8(&bytes)?).map_err(|error| malformed(format!("The body is not JSON: {error}.")))
+    let text = well_formed(&bytes)?;
+    serde_json::from_str(text)
+        .map_err(|error| Problem::invalid_field("body", without_place(&error.to_string())))
 }
 
 /// Reads the bytes of a JSON body; of one that may be missing and is, those of `{}`.
@@ -112,22 +114,31 @@ fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
     std::str::from_utf8(bytes).map_err(|_| malformed("The body is not UTF-8.".to_owned()))
 }
 
+/// The text of a body, if it is JSON. Looked at before any meaning, so that a wrong field before a syntax error is not
+/// the one that is told.
+fn well_formed(bytes: &[u8]) -> Result<&str, Problem> {
+    let text = utf8(bytes)?;
+    match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(malformed(format!("The body is not JSON: {error}."))),
+    }
+}
+
+/// "missing field `x` at line 1 column 2" without the position, which helps nobody here.
+fn without_place(message: &str) -> &str {
+    message
+        .rsplit_once(" at line ")
+        .map_or(message, |(message, _)| message)
+}
+
 /// Reads the bytes of a body that is an object.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let text = utf8(bytes)?;
-    // First the syntax of all of it, so that a wrong field before a syntax error is not the one that is told.
-    serde_json::from_str::<IgnoredAny>(text)
-        .map_err(|error| malformed(format!("The body is not JSON: {error}.")))?;
+    let text = well_formed(bytes)?;
     let deserializer = &mut serde_json::Deserializer::from_str(text);
     let read = serde_path_to_error::deserialize::<_, Object<T>>(deserializer);
     read.map(|Object(value)| value).map_err(|error| {
         let path = error.path().to_string();
-        let message = error.inner().to_string();
-        // "missing field `x` at line 1 column 2": the path is the object's; the position helps nobody here.
-        let message = message
-            .rsplit_once(" at line ")
-            .map_or(message.as_str(), |(message, _)| message)
-            .to_owned();
+        let message = without_place(&error.inner().to_string()).to_owned();
         let named = ["missing field `", "unknown field `", "duplicate field `"]
             .into_iter()
             .find_map(|prefix| message.strip_prefix(prefix));

@@ -68,6 +68,11 @@ fn object_of(len: usize) -> Value {
     json!({ "a": "x".repeat(len - r#"{"a":""}"#.len()) })
 }
 
+/// Lists, one inside the other.
+fn nested(levels: usize) -> Value {
+    (0..levels).fold(json!(1), |value, _| json!([value]))
+}
+
 // Whole and by path
 
 #[tokio::test]
@@ -545,6 +550,56 @@ async fn too_much_data_at_a_creation_is_413_and_starts_nothing() {
     let fits = object_of(LEN_MAX - r#"{"data":}"#.len());
     let id = server.create(json!({ "data": fits })).await.id;
     assert_data(&server, &id, &fits.to_string(), 1).await;
+}
+
+#[tokio::test]
+async fn data_may_have_64_levels_and_more_are_422_however_many() {
+    let (server, id) = with_data(json!({ "a": 1 })).await;
+    let before = dump(&server).await;
+    for levels in [64, 65, 126, 127, 128, 500, 20_000] {
+        let list = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let object = format!(r#"{{"deep":{list}}}"#);
+        for (method, query, body) in [
+            ("PUT", "", &object),
+            ("PATCH", "", &object),
+            ("PUT", "?path=deep", &list),
+        ] {
+            let request = call(&server, method, &id, query).raw("application/json", body.as_bytes());
+            let reply = request.send().await;
+            assert_eq!(
+                (reply.status, reply.wrong_fields()),
+                (422, vec!["body"]),
+                "{method} {query} {levels}: {:.300}",
+                reply.text
+            );
+        }
+        let create = server.request(Method::POST, "/v1/sessions").key(&server.key);
+        let body = format!(r#"{{"data":{object}}}"#);
+        let reply = create.raw("application/json", body.as_bytes()).send().await;
+        assert_eq!(reply.status, 422, "{levels}: {:.300}", reply.text);
+    }
+    assert_unchanged(&before, &dump(&server).await);
+    let deepest = put(&server, &id, "?path=deep", nested(63)).await;
+    assert_eq!(deepest.status, 200, "{}", deepest.text);
+    assert_eq!(get(&server, &id, "?path=deep").await.json["data"], nested(63));
+}
+
+#[tokio::test]
+async fn json_that_no_value_can_hold_is_422() {
+    let (server, id) = with_data(json!({ "a": 1 })).await;
+    for body in [r#"{"n":1e400}"#, r#"{"n":-1e400}"#, r#"{"n":"\ud800"}"#] {
+        for method in ["PUT", "PATCH"] {
+            let request = call(&server, method, &id, "").raw("application/json", body.as_bytes());
+            let reply = request.send().await;
+            assert_eq!(
+                (reply.status, reply.wrong_fields()),
+                (422, vec!["body"]),
+                "{method} {body}: {}",
+                reply.text
+            );
+        }
+    }
+    assert_data(&server, &id, r#"{"a":1}"#, 1).await;
 }
 
 // What it survives
