@@ -297,6 +297,36 @@ async fn values_come_back_as_they_were_given() {
 }
 
 #[tokio::test]
+async fn fractions_keep_every_bit_through_other_changes() {
+    // Numbers that a parser which rounds carelessly gives back a little smaller or larger.
+    let fractions = [
+        "0.0032345678901234567",
+        "2.638344616030823e-256",
+        "7.2057594037927933e16",
+        "31.245270191439438",
+        "121.48791951161945",
+        "100.78399658203125",
+        "1.0715660391465826e-208",
+    ]
+    .map(|text| text.parse::<f64>().expect("a number"));
+    let server = TestServer::start().await;
+    let id = server.sign_in("ada").await.id;
+    let body = format!(r#"{{"v":{fractions:?}}}"#);
+    let put = call(&server, "PUT", &id, "").raw("application/json", body.as_bytes());
+    assert_eq!(put.send().await.status, 200);
+    for step in 0..5 {
+        patch(&server, &id, "", json!({ "step": step })).await;
+    }
+
+    let reply = get(&server, &id, "?path=v").await;
+
+    let (data, _) = answered(&reply);
+    let kept = data.trim_matches(['[', ']']).split(',');
+    let kept: Vec<f64> = kept.map(|text| text.parse().expect("a number")).collect();
+    assert_eq!(kept, fractions);
+}
+
+#[tokio::test]
 async fn keys_in_paths_are_percent_decoded_text() {
     let (server, id) = with_data(json!({})).await;
     let paths = [
