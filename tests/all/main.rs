@@ -31,6 +31,7 @@ mod disk_full;
 mod edge;
 mod ending;
 mod house;
+mod identities;
 mod locations;
 mod model;
 mod openapi;
