@@ -174,8 +174,7 @@ impl Data {
     }
 
     fn check(&self) -> Result<(), DataError> {
-        let deepest = self.0.values().map(depth).max().unwrap_or_default();
-        if deepest >= DATA_DEPTH_MAX {
+        if is_too_deep(&self.0) {
             return Err(DataError::TooDeep);
         }
         if self.to_text().len() > DATA_LEN_MAX {
@@ -207,6 +206,11 @@ fn merge(there: &mut Value, patch: &Value) {
             merge(object.entry(key.as_str()).or_insert(Value::Null), value);
         }
     }
+}
+
+/// Whether an object has more than [`DATA_DEPTH_MAX`] levels, itself included.
+pub fn is_too_deep(object: &Map<String, Value>) -> bool {
+    object.values().map(depth).max().unwrap_or_default() >= DATA_DEPTH_MAX
 }
 
 /// Levels of objects and lists; a plain value has none.

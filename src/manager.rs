@@ -18,7 +18,7 @@ pub use self::sign_ins::{RepeatableCall, SignIn, SignedIn};
 use crate::cache::SessionCache;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{AppConfig, Config};
-use crate::data::{DATA_DEPTH_MAX, DATA_LEN_MAX, DataError, DataPath};
+use crate::data::{DATA_DEPTH_MAX, DATA_LEN_MAX, DataError, DataPath, is_too_deep};
 use crate::enrich::location::Locator;
 use crate::error::{Error, FieldError};
 use crate::metrics::Metrics;
@@ -311,6 +311,12 @@ impl SessionManager {
             && !is_identity_key(&identity.key)
         {
             return Err(Error::NotFound("identity"));
+        }
+        // All of them are kept as one text, a level above each: what cannot be read again would take the others with it.
+        if let Some(identity) = patch.identity.as_ref().and_then(|patch| patch.identity.as_ref())
+            && is_too_deep(identity)
+        {
+            return Err(data_error(DataError::TooDeep, "body"));
         }
         let now = self.clock.now();
         match self.store.update(app.clone(), id, owner, patch, now).await? {

@@ -13,7 +13,7 @@ use crate::store::{Owner, SessionPatch};
 /// Sets one of the session's named identities.
 #[utoipa::path(
     put, path = "/v1/sessions/{id}/identities/{key}", tag = "service", security(("api_key" = [])),
-    request_body(content = Object, description = "The identity; all of a session's have 8 KiB together"),
+    request_body(content = Object, description = "The identity, of at most 64 levels; all of a session's have 8 KiB together"),
     params(("id" = String, Path, description = "The session's id"),
            ("key" = String, Path, description = "The identity's name, percent-encoded, up to 64 characters")),
     responses(

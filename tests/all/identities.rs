@@ -236,6 +236,33 @@ async fn identities_have_8_kib_together_and_one_byte_more_is_422() {
     assert_eq!(smaller.status, 200, "a full one can shrink: {}", smaller.text);
 }
 
+/// An object of so many levels.
+fn nested(levels: usize) -> String {
+    let (open, close) = (r#"{"a":"#.repeat(levels - 1), "}".repeat(levels - 1));
+    format!("{open}{{}}{close}")
+}
+
+#[tokio::test]
+async fn identity_that_is_too_deep_is_422_and_costs_no_other() {
+    let (server, ada) = with_session().await;
+    put(&server, &ada.id, "first", json!({ "a": 1 })).send().await;
+    for levels in [64, 65, 125, 126, 127, 128, 500] {
+        let path = format!("/v1/sessions/{}/identities/deep", ada.id);
+        let request = server.request(Method::PUT, &path).key(&server.key);
+        let reply = request
+            .raw("application/json", nested(levels).as_bytes())
+            .send()
+            .await;
+        let expected = if levels <= 64 { 200 } else { 422 };
+        assert_eq!(reply.status, expected, "{levels}: {}", reply.text);
+
+        let next = put(&server, &ada.id, "next", json!({})).send().await;
+
+        let expected = format!(r#"{{"first":{{"a":1}},"deep":{},"next":{{}}}}"#, nested(64));
+        assert_eq!(shown(&next), expected, "{levels}");
+    }
+}
+
 #[tokio::test]
 async fn parallel_puts_of_different_identities_all_survive() {
     let (server, ada) = with_session().await;
