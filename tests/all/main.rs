@@ -20,6 +20,7 @@ mod browser;
 mod cache;
 mod checking;
 mod cli;
+mod client_sessions;
 mod config;
 mod contract;
 mod cookies_and_csrf;
