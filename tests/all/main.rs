@@ -42,4 +42,5 @@ mod secrets;
 mod self_plane;
 mod session_data;
 mod token_plane;
+mod token_races;
 mod users_and_lists;

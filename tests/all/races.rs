@@ -17,7 +17,7 @@ use crate::stores::{
     new_session, put, soon, user,
 };
 
-fn rename(name: &str) -> SessionPatch {
+pub fn rename(name: &str) -> SessionPatch {
     SessionPatch {
         name: Some(Some(name.to_owned())),
         ..SessionPatch::default()
@@ -31,7 +31,7 @@ fn maximum(max: u32) -> UserPatch {
     }
 }
 
-async fn set_maximum(m: &Managed, name: &str, max: u32) {
+pub async fn set_maximum(m: &Managed, name: &str, max: u32) {
     m.manager
         .update_user(&app(), user(name), maximum(max), EndedBy::App)
         .await
@@ -39,7 +39,7 @@ async fn set_maximum(m: &Managed, name: &str, max: u32) {
 }
 
 /// Keeps the writer busy, so that what is asked of it from now on gathers in its queue.
-async fn busy(m: &Managed) -> Hold {
+pub async fn busy(m: &Managed) -> Hold {
     let mut hold = m.probe.after_announce.hold_next();
     drop(m.sqlite.expire(at(0), 1));
     hold.arrived().await;
@@ -47,12 +47,12 @@ async fn busy(m: &Managed) -> Hold {
 }
 
 /// Only one session fits into the cache.
-async fn with_tiny_cache() -> Managed {
+pub async fn with_tiny_cache() -> Managed {
     Managed::start_with(|config| config.cache.capacity = 1).await
 }
 
 /// Lets another session take the only place in the cache.
-async fn crowd_out(m: &Managed) {
+pub async fn crowd_out(m: &Managed) {
     let evicted = m.manager.metrics().cache.evictions.get();
     let other = m.sign_in("another").await;
     m.look_at(&other.token).await;

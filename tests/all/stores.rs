@@ -530,6 +530,7 @@ pub struct Managed {
     pub probe: Arc<Probe>,
     pub clock: Arc<Clock>,
     pub dir: TempDir,
+    config: Config,
 }
 
 impl Managed {
@@ -547,13 +548,16 @@ impl Managed {
             policy.absolute_timeout_secs = 1_000;
         }
         change(&mut config);
+        Self::over(dir, config, Arc::new(Clock::manual(START))).await
+    }
+
+    async fn over(dir: TempDir, config: Config, clock: Arc<Clock>) -> Self {
         let sqlite = Arc::new(sqlite_in(&dir, config.database.queue_len_max));
         let probe = Arc::new(Probe::default());
         let store = ProbedStore {
             inner: Arc::clone(&sqlite) as Arc<dyn SessionStore>,
             probe: Arc::clone(&probe),
         };
-        let clock = Arc::new(Clock::manual(START));
         let metrics = Arc::new(Metrics::new());
         let manager = start_manager(Arc::new(store), &config, &clock, metrics).await;
         Self {
@@ -562,7 +566,15 @@ impl Managed {
             probe,
             clock,
             dir,
+            config,
         }
+    }
+
+    /// Goes on with what is in the file: whatever was in memory only is lost, as by a crash.
+    pub async fn restart_without_flush(self) -> Self {
+        drop(self.manager);
+        self.sqlite.close();
+        Self::over(self.dir, self.config, self.clock).await
     }
 
     pub async fn sign_in(&self, name: &str) -> SignedIn {
