@@ -358,6 +358,40 @@ async fn presenting_the_successor_again_does_not_begin_the_grace_again() {
 }
 
 #[tokio::test]
+async fn renewing_a_successor_that_was_seen_does_not_begin_the_grace_again() {
+    let m = Managed::start().await;
+    let (ada, successor) = with_grace_begun(&m).await;
+    m.advance(10);
+    let again = renewed(renew(&m, &successor).await);
+    assert_eq!(
+        again.reveal(),
+        successor.reveal(),
+        "in the grace of the one before"
+    );
+    m.advance(GRACE - 10);
+    assert_eq!(m.look_at(&ada.token).await, REPLACED);
+}
+
+#[tokio::test]
+async fn renewal_knows_that_the_successor_was_seen_before_that_is_written() {
+    let m = Managed::start().await;
+    let (ada, successor) = with_grace_begun(&m).await;
+    m.advance(GRACE);
+    let refused = renew(&m, &ada.token).await;
+    assert_eq!(ended_by(refused), ("token_reuse".to_owned(), EndedBy::Security));
+    assert_eq!(m.look_at(&successor).await, ended("token_reuse"));
+    assert_eq!(
+        m.event_types(),
+        [
+            "session.created",
+            "session.renewed",
+            "session.suspicious",
+            "session.revoked"
+        ]
+    );
+}
+
+#[tokio::test]
 async fn sign_in_before_a_revoke_is_ended_by_it_and_one_after_finds_it_ended() {
     let m = Managed::start().await;
     let (early, late) = (visit(&m).await, visit(&m).await);
@@ -610,6 +644,38 @@ async fn sign_in_and_renewal_survive_a_crash() {
 }
 
 #[tokio::test]
+async fn renewal_on_a_full_disk_is_an_error_and_the_old_token_stays_good() {
+    let m = Managed::start_with(|config| {
+        for policy in config.apps.values_mut() {
+            policy.renew_grace_secs = 0;
+        }
+    })
+    .await;
+    let mut token = m.sign_in("ada").await.token;
+    m.sqlite.limit_pages(1).await.expect("limited");
+    // Each writes an event, so that in the end one needs a page.
+    let mut renewals = 0;
+    let error = loop {
+        assert!(renewals < 1_000, "the disk is not full");
+        match m.manager.renew(&app(), &token, None).await {
+            Ok(answer) => token = renewed(answer),
+            Err(error) => break error,
+        }
+        assert!(is_active(m.look_at(&token).await));
+        renewals += 1;
+    };
+    assert!(matches!(error, Error::Store(_)), "{error:?}");
+    assert_eq!(count(&m, "session.renewed"), renewals);
+    for _ in 0..2 {
+        assert!(is_active(m.look_at(&token).await), "nothing replaced it");
+    }
+    m.sqlite.limit_pages(1_000_000).await.expect("no longer limited");
+    let successor = renewed(renew(&m, &token).await);
+    assert!(is_active(m.look_at(&successor).await));
+    assert_eq!(m.look_at(&token).await, REPLACED);
+}
+
+#[tokio::test]
 async fn renewal_and_sign_in_into_a_full_queue_are_refused_and_change_nothing() {
     let m = Managed::start_with(|config| config.database.queue_len_max = 1).await;
     let visit = visit(&m).await;
@@ -625,6 +691,22 @@ async fn renewal_and_sign_in_into_a_full_queue_are_refused_and_change_nothing() 
     assert!(matches!(sign_in, Err(Error::Overloaded)), "{sign_in:?}");
     assert_eq!(m.use_token(&visit.token).await, Checked::Active(at(0)));
     assert_eq!(m.event_types(), ["session.created", "session.created"]);
+}
+
+#[tokio::test]
+async fn use_of_a_replaced_token_is_answered_while_the_writer_is_held_and_told_once() {
+    let m = Managed::start().await;
+    let (ada, successor) = with_grace_begun(&m).await;
+    m.advance(GRACE);
+    let busy = busy(&m).await;
+    for _ in 0..10 {
+        let answer = soon("a check, which waits for no writer", m.use_token(&ada.token)).await;
+        assert_eq!(answer, REPLACED);
+    }
+    busy.let_go();
+    m.sign_in("bob").await; // behind what they had written
+    assert_eq!(count(&m, "session.suspicious"), 1);
+    assert!(is_active(m.use_token(&successor).await), "the session goes on");
 }
 
 #[tokio::test]
