@@ -52,11 +52,14 @@ impl PendingTouches {
 
     /// Notes that the token of a renewal was presented, which is no use by itself; `false` if there was no room.
     pub fn note_successor(&self, row: &Session, seen: SuccessorSeen) -> bool {
+        let replaced = row.replaced.map(|replaced| replaced.hash);
         self.note_in(row, |touch| {
-            let is_known = touch
+            // Who has an older row must not put that token's successor out of mind: only a row that says that the known
+            // one was replaced is newer.
+            let is_news = touch
                 .successor_seen
-                .is_some_and(|known| known.token_hash == seen.token_hash);
-            if !is_known {
+                .is_none_or(|known| replaced == Some(known.token_hash));
+            if is_news {
                 touch.successor_seen = Some(seen);
             }
         })

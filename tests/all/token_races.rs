@@ -736,3 +736,38 @@ async fn rename_between_a_renewal_and_its_flush_keeps_the_grace() {
     assert_eq!(m.look_at(&ada.token).await, REPLACED);
     assert!(is_active(m.look_at(&successor).await));
 }
+
+#[tokio::test]
+async fn reader_with_an_older_row_does_not_undo_that_a_later_successor_was_seen() {
+    let m = with_tiny_cache().await;
+    let (_, first) = with_renewal(&m).await;
+    let id = first.id();
+    // Its row changes each time it is read, so that in the end it answers from an old copy.
+    let mut held = m.probe.after_find.hold_next();
+    let reader = m.spawn_check(&first, Use::Look);
+    for n in 0..3 {
+        held.arrived().await;
+        m.manager
+            .update(&app(), id, Owner::Anyone, rename(&n.to_string()))
+            .await
+            .expect("renamed");
+        if n < 2 {
+            let next = m.probe.after_find.hold_next();
+            std::mem::replace(&mut held, next).let_go();
+        }
+    }
+    assert!(is_active(m.look_at(&first).await));
+    m.advance(GRACE);
+    let second = renewed(renew(&m, &first).await);
+    assert!(is_active(m.look_at(&second).await));
+    m.advance(GRACE);
+    held.let_go();
+    let answer = soon("the reader", reader).await.expect("an answer");
+    assert!(is_active(answer), "it began when the token was the current one");
+    crowd_out(&m).await;
+    assert_eq!(m.look_at(&first).await, REPLACED);
+    m.manager.flush_touches().await.expect("flushed");
+    let m = m.restart_without_flush().await;
+    assert_eq!(m.look_at(&first).await, REPLACED, "written");
+    assert!(is_active(m.look_at(&second).await));
+}
