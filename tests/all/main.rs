@@ -43,4 +43,5 @@ mod self_plane;
 mod session_data;
 mod token_plane;
 mod token_races;
+mod tokens;
 mod users_and_lists;
