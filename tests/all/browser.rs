@@ -257,6 +257,52 @@ async fn anonymous_visitor_sees_that_visit_alone() {
     browser.assert_accessible("an anonymous visitor").await;
 }
 
+#[tokio::test]
+async fn page_starts_one_session_for_its_visitor_and_never_sees_the_token() {
+    let stage = Stage::set_with(|config| {
+        for app in config.apps.values_mut() {
+            app.anonymous = true;
+        }
+    })
+    .await;
+    let browser = &stage.browser;
+    browser.open("/").await;
+    browser.until_state("signed-out").await;
+
+    let first = start_visit(browser).await;
+    let again = start_visit(browser).await;
+
+    assert_eq!((&first["status"], &again["status"]), (&json!(201), &json!(200)));
+    assert_eq!(first["body"]["id"], again["body"]["id"]);
+    assert!(!first.to_string().contains("sst_"), "{first}");
+    let cookies = browser.get_all_cookies().await.expect("cookies");
+    let [cookie] = cookies.as_slice() else {
+        panic!("one cookie, not {}", cookies.len())
+    };
+    assert_eq!((cookie.name(), cookie.http_only()), ("sessiond_dev", Some(true)));
+    assert_eq!(browser.eval("document.cookie").await, "");
+    let everybodys = stage.server.get("/v1/sessions?anonymous=true&status=all");
+    let everybodys = everybodys.key(&stage.server.key).send().await;
+    assert_eq!(everybodys.json["sessions"].as_array().map(Vec::len), Some(1));
+    browser.open("/").await;
+    browser.until_state("ready").await;
+    assert_eq!(browser.text("#who").await, "Anonymous visitor");
+    let shown = browser.attribute("[data-current]", "data-session-id").await;
+    assert_eq!(shown.as_deref(), first["body"]["id"].as_str());
+}
+
+/// What a page's script has from asking for a session for its visitor.
+async fn start_visit(browser: &Browser) -> Value {
+    let script = "const done = arguments[0];
+        fetch('/v1/me/session', { method: 'POST' })
+            .then(async (response) => done({ status: response.status, body: await response.json() }),
+                  (error) => done(String(error)));";
+    browser
+        .execute_async(script, Vec::new())
+        .await
+        .expect("the script runs")
+}
+
 // Ending
 
 #[tokio::test]

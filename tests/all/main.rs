@@ -17,6 +17,7 @@ mod wire;
 mod addresses;
 mod bad_input;
 mod browser;
+mod browser_example;
 mod cache;
 mod checking;
 mod cli;
