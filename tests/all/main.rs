@@ -34,6 +34,7 @@ mod edge;
 mod ending;
 mod house;
 mod identities;
+mod key_file;
 mod locations;
 mod model;
 mod openapi;

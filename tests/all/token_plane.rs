@@ -1,5 +1,6 @@
 //! The token plane: checking and signing out by the session's own token.
 
+use reqwest::Method;
 use serde_json::json;
 
 use crate::harness::{FIREFOX_ON_LINUX, TestServer};
@@ -27,4 +28,36 @@ async fn created_session_is_accepted_until_its_holder_signs_out() {
         ),
         (Some("logout"), Some("user"))
     );
+}
+
+#[tokio::test]
+async fn renewal_knows_that_the_successor_was_used_a_moment_ago() {
+    let server = TestServer::start_with(|config| {
+        for app in config.apps.values_mut() {
+            app.renew_grace_secs = 0;
+        }
+    })
+    .await;
+    let ada = server.sign_in("ada").await;
+    let renewed = server
+        .request(Method::POST, "/v1/session/renew")
+        .bearer(&ada.token);
+    let successor = renewed.send().await.json["token"]
+        .as_str()
+        .expect("a token")
+        .to_owned();
+    // Noted in memory; no tick has written it.
+    assert_eq!(server.check(&successor).await.status, 200);
+
+    let again = server
+        .request(Method::POST, "/v1/session/renew")
+        .bearer(&ada.token);
+    let again = again.send().await;
+
+    again.assert_problem(401, "session_ended");
+    assert_eq!(again.json["revoked_reason"], "token_reuse");
+    server
+        .check(&successor)
+        .await
+        .assert_problem(401, "session_ended");
 }
