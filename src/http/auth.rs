@@ -303,7 +303,7 @@ pub fn refuse_cross_site(request: &HttpRequest, public_origins: &[String]) -> Re
     }
     Err(Problem::new(
         Code::CrossSite,
-        "This request carries a cookie, but another site made the browser send it.",
+        "By what the browser tells, this request does not come from a page of this site.",
     ))
 }
 

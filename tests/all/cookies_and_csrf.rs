@@ -656,3 +656,18 @@ async fn bearer_header_with_a_tab_does_not_lead_to_the_cookie() {
         request.send().await.assert_problem(401, "invalid_token");
     }
 }
+
+#[tokio::test]
+async fn refusal_speaks_of_no_cookie_where_none_was_sent() {
+    let server = TestServer::start_with(|config| {
+        for app in config.apps.values_mut() {
+            app.anonymous = true;
+        }
+    })
+    .await;
+    let start = server.request(Method::POST, "/v1/me/session");
+    let reply = start.header("sec-fetch-site", "cross-site").send().await;
+    reply.assert_problem(403, "cross_site");
+    let detail = reply.json["detail"].as_str().expect("a sentence");
+    assert!(!detail.contains("cookie"), "{detail}");
+}
