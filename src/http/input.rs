@@ -320,7 +320,9 @@ pub fn identity_key(request: &HttpRequest) -> Result<String, Problem> {
     decode_strictly(segment(request, "{key}"))
         .filter(|key| is_identity_key(key))
         .ok_or_else(|| {
-            let rule = format!("must be 1 to {IDENTITY_KEY_CHARS_MAX} characters without control characters");
+            let rule = format!(
+                "must be 1 to {IDENTITY_KEY_CHARS_MAX} characters without control characters, and neither \".\" nor \"..\""
+            );
             Problem::invalid_field("key", rule)
         })
 }

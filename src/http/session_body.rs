@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use serde::{Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::clock::Timestamp;
@@ -73,19 +73,19 @@ pub struct SessionBody<'s> {
     ended_by: Option<&'static str>,
     /// What only the application sees; absent on the self plane.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    private: Option<PrivateBody<'s>>,
+    private: Option<PrivateBody>,
 }
 
 /// What of a session only the application sees.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = SessionPrivate)]
-pub struct PrivateBody<'s> {
+pub struct PrivateBody {
     /// What the application keeps about the sign-in.
     #[schema(value_type = Option<Object>)]
-    auth: Option<&'s RawValue>,
+    auth: Option<Value>,
     /// Named identities beside the root one.
     #[schema(value_type = Object)]
-    identities: &'s RawValue,
+    identities: Value,
     /// The id that the client chose.
     #[schema(value_type = Option<String>, example = "-42")]
     client_session_id: Option<Text<i64>>,
@@ -172,16 +172,12 @@ impl<'s> SessionBody<'s> {
                     .identities
                     .as_ref()
                     .and_then(|all| serde_json::from_str(all.as_str()).ok())
-                    .unwrap_or_else(no_identities),
+                    .unwrap_or_else(|| Value::Object(Map::new())),
                 client_session_id: session.client_session_id.map(Text),
                 data_version: session.data_version,
             }),
         }
     }
-}
-
-fn no_identities<'s>() -> &'s RawValue {
-    serde_json::from_str("{}").expect("it is JSON")
 }
 
 /// A value that is text on the wire.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
 use super::{AUTH_LEN_MAX, IDENTITY_KEY_CHARS_MAX, is_clean_text};
 
 /// A JSON object as text, at most [`AUTH_LEN_MAX`] bytes, keys in the order in which they came.
@@ -10,7 +12,7 @@ pub struct Auth(Arc<str>);
 
 impl Auth {
     /// Keeps an object; `None` if its text is too long.
-    pub fn from_object(object: &serde_json::Map<String, serde_json::Value>) -> Option<Self> {
+    pub fn from_object(object: &Map<String, Value>) -> Option<Self> {
         let text = serde_json::to_string(object).expect("a JSON object has a text");
         (text.len() <= AUTH_LEN_MAX).then(|| Self(text.into()))
     }
@@ -48,8 +50,10 @@ pub struct Identities(Arc<str>);
 
 impl Identities {
     /// Takes text that [`Identities::as_str`] gave to a store before.
-    pub fn from_stored(text: &str) -> Self {
-        Self(text.into())
+    /// `None` if it is no object.
+    pub fn from_stored(text: &str) -> Option<Self> {
+        let is_object = serde_json::from_str::<Map<String, Value>>(text).is_ok();
+        is_object.then(|| Self(text.into()))
     }
 
     /// The object's text.
@@ -64,15 +68,15 @@ pub struct IdentityPatch {
     /// Which; see [`is_identity_key`].
     pub key: String,
     /// What it is to be; `None` removes it.
-    pub identity: Option<serde_json::Map<String, serde_json::Value>>,
+    pub identity: Option<Map<String, Value>>,
 }
 
 impl IdentityPatch {
     /// The identities after the change, or `Err` with nothing changed if they would be too long.
     pub fn apply(&self, before: Option<&Identities>) -> Result<Option<Identities>, TooLong> {
-        let mut all: serde_json::Map<String, serde_json::Value> = before
-            .and_then(|identities| serde_json::from_str(identities.as_str()).ok())
-            .unwrap_or_default();
+        let read = |identities: &Identities| serde_json::from_str(identities.as_str());
+        let all: Option<Map<String, Value>> = before.map(|all| read(all).expect("it was read before"));
+        let mut all = all.unwrap_or_default();
         match &self.identity {
             Some(identity) => {
                 all.insert(self.key.clone(), identity.clone().into());
@@ -98,7 +102,8 @@ pub struct TooLong;
 
 /// Whether text can name an identity.
 pub fn is_identity_key(text: &str) -> bool {
-    is_clean_text(text, IDENTITY_KEY_CHARS_MAX)
+    // URLs cannot carry those two as a path segment.
+    is_clean_text(text, IDENTITY_KEY_CHARS_MAX) && text != "." && text != ".."
 }
 
 #[cfg(test)]

@@ -478,3 +478,24 @@ async fn tags_of_named_identities_meet_no_demand() {
         .await;
     reply.assert_problem(403, "missing_tag");
 }
+
+#[tokio::test]
+async fn identity_of_any_keys_leaves_the_others_as_they_are() {
+    let (server, ada) = with_session().await;
+    put(&server, &ada.id, "keep", json!({ "n": 1 })).send().await;
+    let odd = json!({ "$serde_json::private::RawValue": "junk" });
+    let reply = put(&server, &ada.id, "odd", odd).send().await;
+    let both = r#"{"keep":{"n":1},"odd":{"$serde_json::private::RawValue":"junk"}}"#;
+    assert_eq!(shown(&reply), both);
+    let reply = delete(&server, &ada.id, "nobody").send().await;
+    assert_eq!(shown(&reply), both);
+}
+
+#[tokio::test]
+async fn dots_alone_name_no_identity() {
+    let (server, ada) = with_session().await;
+    for key in ["%2e", "%2E%2E"] {
+        let reply = put(&server, &ada.id, key, json!({})).send().await;
+        assert_eq!((reply.status, reply.wrong_fields()), (422, vec!["key"]), "{key}");
+    }
+}

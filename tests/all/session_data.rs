@@ -1064,3 +1064,21 @@ async fn change_that_meets_the_ending_comes_before_it_or_not_at_all() {
     }
     assert_eq!(count(&server, "SELECT count(*) FROM session_data"), 0);
 }
+
+#[tokio::test]
+async fn keys_that_mean_something_to_the_parser_are_plain_keys() {
+    let (server, id) = with_data(json!({ "n": 1 })).await;
+    for key in ["$serde_json::private::RawValue", "$serde_json::private::Number"] {
+        for value in [json!("junk"), json!("[1]")] {
+            let body = json!({ "a": { key: value } });
+            let expected = format!(r#"{{"a":{{"{key}":{value}}}}}"#);
+            let written = put(&server, &id, "", body).await;
+            assert_eq!(answered(&written).0, expected);
+            assert_eq!(answered(&get(&server, &id, "").await).0, expected);
+            let at_path = put(&server, &id, &format!("?path=b.{key}"), value).await;
+            assert_eq!(at_path.status, 200, "{}", at_path.text);
+            let patched = patch(&server, &id, "", json!({ "b": null })).await;
+            assert_eq!(answered(&patched).0, expected);
+        }
+    }
+}

@@ -71,7 +71,7 @@ pub(super) fn session(row: &Row<'_>) -> rusqlite::Result<Session> {
         absolute_expires_at: row.get(22)?,
         ending: ending.transpose()?,
         auth: parsed(row, 26, |text| Some(Auth::from_stored(text)))?,
-        identities: parsed(row, 32, |text| Some(Identities::from_stored(text)))?,
+        identities: parsed(row, 32, Identities::from_stored)?,
         data_version: row.get(33)?,
     })
 }
