@@ -33,7 +33,8 @@ struct Inner {
 
 struct Pending {
     touch: Touch,
-    /// The deadline in the row when this was first noted; the row's may be later by now, never earlier.
+    /// The earliest deadline of the row as it was read for any of these uses; the row's may be later by now. A sign-in
+    /// can shorten it under what is pending, but whoever uses the session after that has read the new row.
     stored_deadline: Timestamp,
 }
 
@@ -71,8 +72,9 @@ impl PendingTouches {
         let stored_deadline = row.expires_at();
         let pending = match inner.by_session.entry(row.id) {
             Entry::Occupied(entry) => {
-                note(&mut entry.into_mut().touch);
-                return true;
+                let pending = entry.into_mut();
+                pending.stored_deadline = pending.stored_deadline.min(stored_deadline);
+                pending
             }
             Entry::Vacant(_) if is_full => return false,
             Entry::Vacant(entry) => entry.insert(Pending {
