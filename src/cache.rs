@@ -278,6 +278,13 @@ impl SessionCache {
         }
     }
 
+    /// A session was used through a copy that is not kept: the one that is here gets the use as well.
+    pub fn note_use(&self, id: SessionId, at: Timestamp) {
+        if let Some(entry) = self.shard(id).entries.peek(&id) {
+            entry.record_use(at);
+        }
+    }
+
     /// Replaces the copy of a session that is there by a changed one; nothing happens if there is none.
     pub fn change(&self, id: SessionId, change: impl FnOnce(&mut Session)) {
         let mut shard = self.shard(id);

@@ -366,7 +366,9 @@ impl SessionManager {
     /// A session that was just read, after a use that is noted now.
     pub(super) fn used(&self, session: Session, address: Option<IpAddr>) -> Session {
         let entry = Arc::new(CachedSession::new(self.with_pending(session)));
-        self.record_use(entry, self.clock.now(), address).to_session()
+        let session = self.record_use(entry, self.clock.now(), address).to_session();
+        self.held.cache.note_use(session.id, session.last_activity_at);
+        session
     }
 
     /// A session that was read, with a touch that was pending before and those that are now.
