@@ -46,4 +46,5 @@ mod session_data;
 mod token_plane;
 mod token_races;
 mod tokens;
+mod unwritten;
 mod users_and_lists;
