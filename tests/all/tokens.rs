@@ -1016,3 +1016,33 @@ async fn visitors_call_with_the_cookie_that_a_sign_in_replaced_sets_no_cookie() 
     assert_eq!(set_cookies(&late), [""; 0]);
     assert_unchanged(&before, &dump(&server).await);
 }
+
+#[tokio::test]
+async fn address_used_before_a_sign_in_does_not_become_the_latest_one() {
+    let server = TestServer::start().await;
+    let visit = server.create(json!({ "ip_address": "192.0.2.1" })).await;
+    let body = json!({ "token": visit.token, "ip_address": "192.0.2.2" });
+    let reply = server
+        .post("/v1/sessions/check", body)
+        .key(&server.key)
+        .send()
+        .await;
+    assert_eq!(reply.json["active"], true, "{}", reply.text);
+    server.advance(1);
+    let body = json!({ "user_id": "ada", "ip_address": "192.0.2.3" });
+    let reply = authenticate(&server, &visit.id, body).await;
+    let token = token_in(&reply);
+    assert_eq!(reply.json["session"]["last_ip_address"], "192.0.2.3");
+    server.tick().await;
+    let reply = server.check(&token).await;
+    assert_eq!(reply.json["last_ip_address"], "192.0.2.3", "{}", reply.text);
+    assert_eq!(
+        event_types(&server),
+        ["session.created", "session.activity", "session.authenticated"]
+    );
+    let told = rows(
+        &server,
+        "SELECT ip_address, user_id FROM events WHERE type = 'session.activity'",
+    );
+    assert_eq!(told, [json!({ "ip_address": "192.0.2.2", "user_id": null })]);
+}
