@@ -48,3 +48,4 @@ mod token_races;
 mod tokens;
 mod unwritten;
 mod users_and_lists;
+mod visitors;
