@@ -55,8 +55,10 @@ pub async fn start_own_session(request: HttpRequest, state: StateData) -> Result
             "way to start a session by oneself in this app",
         ));
     }
-    auth::refuse_start_from_elsewhere(&request, &state.public_origins)?;
     let is_by_header = matches!(auth::present(&request, &state, &app)?, Presented::Bearer(_));
+    if !is_by_header {
+        auth::refuse_start_from_elsewhere(&request, &state.public_origins)?;
+    }
     let holder = auth::holder(&request, &state, app.clone(), false, &Demands::default()).await;
     let (response, session) = match holder {
         Ok(holder) => (HttpResponse::Ok(), holder.entry.to_session()),

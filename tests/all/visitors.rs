@@ -592,6 +592,20 @@ async fn token_by_header_is_never_answered_by_a_new_session() {
 }
 
 #[tokio::test]
+async fn token_by_header_is_exempt_from_the_question_which_site_asks() {
+    let server = open_to_visitors().await;
+    let (id, token) = start(&server).await;
+    let reply = server
+        .request(Method::POST, "/v1/me/session")
+        .bearer(&token)
+        .header("sec-fetch-site", "cross-site")
+        .header("origin", "https://example.com")
+        .send()
+        .await;
+    assert_eq!((reply.status, id_in(&reply)), (200, id), "{}", reply.text);
+}
+
+#[tokio::test]
 async fn visitors_self_plane_by_cookie_is_that_visit_alone() {
     let server = open_to_visitors().await;
     let (own, token) = start(&server).await;
