@@ -6,7 +6,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use reqwest::Method;
+use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::tempdir;
@@ -16,6 +16,11 @@ use crate::process::{Process, Served, names_in, sessiond, text};
 
 /// What a server is told to log: everything, of every library.
 const EVERYTHING: (&str, &str) = ("RUST_LOG", "trace");
+/// The one file that holds a secret, and nothing else.
+const KEY_FILE: &str = "s.db.key";
+/// What a backend calls a call, and what it asks for by it, as it writes it.
+const CALL: &str = "order-5f0a2b7c-of-ada@example.com";
+const CALL_BODY: &str = r#"{ "user_id" : "ada",   "auth": {"tags":["staff"]} }"#;
 
 /// A token or key that was issued or presented.
 struct Credential {
@@ -104,28 +109,42 @@ fn assert_no_hash(place: &str, bytes: &[u8], credentials: &[Credential]) {
     }
 }
 
-/// Every file in the folder, and a copy as a backup is made.
-fn assert_files_are_clean(dir: &Path, credentials: &[Credential]) {
+/// Every file in the folder but the key file, and a copy as a backup is made, with its name.
+fn files_in(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let copy = dir.join("copy.db");
     let vacuum = format!("VACUUM INTO '{}'", copy.display());
     open_database(&dir.join("s.db"))
         .execute_batch(&vacuum)
         .expect("copied");
-    let mut seen = Vec::new();
-    for name in names_in(dir).iter().filter(|name| !name.ends_with(".sock")) {
-        let bytes = std::fs::read(dir.join(name)).expect("read");
-        assert_no_secret(name, &bytes, credentials);
-        seen.extend(bytes);
-    }
+    let names = names_in(dir).into_iter();
+    let files: Vec<_> = names
+        .filter(|name| !name.ends_with(".sock") && name != KEY_FILE)
+        .map(|name| {
+            let bytes = std::fs::read(dir.join(&name)).expect("read");
+            (name, bytes)
+        })
+        .collect();
+    std::fs::remove_file(copy).expect("removed");
     for name in ["s.db", "s.db-wal", "s.db-shm", "copy.db"] {
-        assert!(names_in(dir).contains(&name.to_owned()), "{name} was looked at");
+        assert!(
+            files.iter().any(|(there, _)| there == name),
+            "{name} was looked at"
+        );
+    }
+    files
+}
+
+fn assert_files_are_clean(dir: &Path, credentials: &[Credential]) {
+    let mut seen = Vec::new();
+    for (name, bytes) in files_in(dir) {
+        assert_no_secret(&name, &bytes, credentials);
+        seen.extend(bytes);
     }
     // What is looked for would be found: the hashes are.
     assert!(
         contains(&seen, &credentials[0].hash()),
         "the files hold what was stored"
     );
-    std::fs::remove_file(copy).expect("removed");
 }
 
 /// A command of the operator, with everything logged; what it says on stderr is part of the log.
@@ -354,4 +373,178 @@ async fn dev_shows_its_key_on_stdout_and_keeps_and_logs_none() {
     assert!(log.contains(" TRACE "), "everything was logged: {log}");
     assert_no_secret("the log", log.as_bytes(), &credentials);
     assert_no_hash("the log", log.as_bytes(), &credentials);
+}
+
+/// Values of a kind that are in no place of their own: bytes in any form.
+fn assert_absent(place: &str, bytes: &[u8], what: &str, value: &[u8]) {
+    for form in forms_of(value) {
+        let shown = String::from_utf8_lossy(&form);
+        assert!(!contains(bytes, &form), "{place} has {what}: {shown}");
+    }
+}
+
+/// The token in the one cookie that an answer sets.
+fn token_in_cookie(answer: &Response) -> String {
+    let cookie = answer.headers()["set-cookie"].to_str().expect("text");
+    let (pair, _) = cookie.split_once(';').expect("attributes");
+    let (_, token) = pair.split_once('=').expect("a value");
+    token.to_owned()
+}
+
+/// Makes a call of a page, by cookie if there is one.
+async fn by_cookie(server: &Served, path: &str, token: Option<&str>) -> Response {
+    let request = server
+        .client
+        .post(format!("{}{path}", server.base))
+        .header("sec-fetch-site", "same-origin");
+    let request = match token {
+        Some(token) => request.header("cookie", format!("__Host-session={token}")),
+        None => request,
+    };
+    request.send().await.expect("an answer")
+}
+
+/// Makes the same call twice, others by its name, and some that are refused before anybody looks at it.
+async fn create_repeatably(server: &Served, key: &str) -> String {
+    let send = async |bearer: &str, path: &str, name: &str, body: &str| {
+        let request = server
+            .client
+            .post(format!("{}{path}", server.base))
+            .bearer_auth(bearer);
+        let request = request
+            .header("idempotency-key", name)
+            .header("content-type", "application/json");
+        let answer = request.body(body.to_owned()).send().await.expect("an answer");
+        let status = answer.status().as_u16();
+        (status, answer.json::<Value>().await.expect("JSON"))
+    };
+    let (status, first) = send(key, "/v1/sessions", CALL, CALL_BODY).await;
+    assert_eq!(status, 201, "{first}");
+    let (_, again) = send(key, "/v1/sessions", CALL, CALL_BODY).await;
+    assert_eq!(again["token"], first["token"], "{again}");
+    let refused = [
+        (key, "/v1/sessions", CALL, "{}", 422),
+        (key, "/v1/sessions", &CALL.repeat(10), CALL_BODY, 422),
+        (key, "/v1/sessions", CALL, &CALL_BODY[..30], 400),
+        (key, "/v1/none", CALL, CALL_BODY, 404),
+        ("ssk_x", "/v1/sessions", CALL, CALL_BODY, 401),
+    ];
+    for (bearer, path, name, body, expected) in refused {
+        let (status, answer) = send(bearer, path, name, body).await;
+        assert_eq!(status, expected, "{path} {answer}");
+    }
+    let head = format!("POST /v1/sessions HTTP/1.1\r\nIdempotency-Key: {CALL}\r\nno header\r\n\r\n");
+    send_raw(server, &head);
+    text(&first["token"])
+}
+
+#[tokio::test]
+async fn nothing_that_makes_or_replaces_a_token_is_in_any_file_log_or_metric() {
+    let dir = tempdir().expect("a directory");
+    let policy = "[apps.default]\nanonymous = true\nrenew_grace_secs = 0\n";
+    std::fs::write(dir.path().join("c.toml"), policy).expect("written");
+    let mut log = String::new();
+    let key = command(dir.path(), &["keys", "create", "test"], &mut log);
+    let key = key.trim_end();
+    let arguments = [
+        "--config",
+        "c.toml",
+        "--listen",
+        "127.0.0.1:0",
+        "--database",
+        "s.db",
+    ];
+    let mut serve = sessiond(dir.path(), ["serve"].into_iter().chain(arguments));
+    serve.env(EVERYTHING.0, EVERYTHING.1);
+    let mut server = Served::start(serve);
+    let key_file = std::fs::read(dir.path().join(KEY_FILE)).expect("there is one");
+    let renew = async |token: &str| {
+        let (status, answer) = server.call(Method::POST, "/v1/session/renew", token, None).await;
+        assert_eq!(status, 200, "{answer}");
+        text(&answer["token"])
+    };
+
+    // Renewed, and the old one used again, which ends the session.
+    let (_, replaced) = server.create(key, json!({ "user_id": "ada" })).await;
+    let successor = renew(&replaced).await;
+    server.assert_token(&successor, "active").await;
+    server.assert_token(&replaced, "token_replaced").await;
+    let (status, answer) = server
+        .call(Method::POST, "/v1/session/renew", &replaced, None)
+        .await;
+    assert_eq!(
+        (status, &answer["revoked_reason"]),
+        (401, &json!("token_reuse")),
+        "{answer}"
+    );
+    // Renewed, and the successor not used: the nonce is still there.
+    let (_, open) = server.create(key, json!({ "user_id": "bob" })).await;
+    let answer = by_cookie(&server, "/v1/session/renew", Some(&open)).await;
+    let unseen = token_in_cookie(&answer);
+    // A visitor who comes again, renews and signs in.
+    let answer = by_cookie(&server, "/v1/me/session", None).await;
+    assert_eq!(answer.status(), 201);
+    let visitor = token_in_cookie(&answer);
+    let id = text(&answer.json::<Value>().await.expect("JSON")["id"]);
+    let answer = by_cookie(&server, "/v1/me/session", Some(&visitor)).await;
+    assert_eq!(answer.status(), 200);
+    let renewed = renew(&visitor).await;
+    let path = format!("/v1/sessions/{id}/authenticate");
+    let body = json!({ "user_id": "cleo" });
+    let (status, answer) = server.call(Method::POST, &path, key, Some(body)).await;
+    assert_eq!(status, 200, "{answer}");
+    let signed_in = text(&answer["token"]);
+    server.assert_token(&renewed, "token_replaced").await;
+    let answer = by_cookie(&server, "/v1/me/session", Some(&renewed)).await;
+    assert_eq!(answer.status(), 401);
+    let repeatable = create_repeatably(&server, key).await;
+
+    let wrong = with_wrong_secret(&signed_in);
+    let presented = [
+        key,
+        &replaced,
+        &successor,
+        &open,
+        &unseen,
+        &visitor,
+        &renewed,
+        &signed_in,
+        &repeatable,
+        &wrong,
+    ];
+    for credential in presented {
+        present_everywhere(&server, credential).await;
+        ask_about(&server, key, credential).await;
+        let (status, answer) = server
+            .call(Method::POST, "/v1/me/session", credential, None)
+            .await;
+        assert!(status < 500, "{answer}");
+    }
+    let metrics = server.client.get(format!("{}/metrics", server.base)).send().await;
+    let metrics = metrics.expect("an answer").text().await.expect("a text");
+
+    let credentials: Vec<Credential> = presented.iter().map(|text| Credential::of(text)).collect();
+    let hidden = [
+        ("the key file", key_file.as_slice()),
+        ("the name of a call", CALL.as_bytes()),
+        ("the body of a call", CALL_BODY.as_bytes()),
+    ];
+    assert_files_are_clean(dir.path(), &credentials);
+    server.process.kill();
+    assert_files_are_clean(dir.path(), &credentials);
+    for (name, bytes) in files_in(dir.path()) {
+        for (what, value) in hidden {
+            assert_absent(&name, &bytes, what, value);
+        }
+    }
+    log.push_str(&server.process.finish().stderr);
+    assert!(log.contains(" TRACE "), "everything was logged: {log}");
+    assert!(metrics.contains("sessiond_checks_total{"), "{metrics}");
+    for (place, text) in [("the log", &log), ("the metrics", &metrics)] {
+        assert_no_secret(place, text.as_bytes(), &credentials);
+        assert_no_hash(place, text.as_bytes(), &credentials);
+        for (what, value) in hidden {
+            assert_absent(place, text.as_bytes(), what, value);
+        }
+    }
 }
