@@ -33,6 +33,7 @@ mod disk_full;
 mod edge;
 mod ending;
 mod house;
+mod idempotency;
 mod identities;
 mod key_file;
 mod locations;
