@@ -36,6 +36,7 @@ mod house;
 mod idempotency;
 mod identities;
 mod key_file;
+mod limits_denied;
 mod locations;
 mod model;
 mod openapi;
