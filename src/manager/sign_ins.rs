@@ -222,7 +222,7 @@ impl SessionManager {
                 _ => Err(Error::store("a call was taken for a repetition that is none")),
             },
             Creation::Existed(session) => Ok(Started::Existed(*session)),
-            Creation::Refused(refused) => Err(refused.into()),
+            Creation::Refused(refused) => Err(self.refusal(refused)),
             Creation::IdempotencyKeyReused => Err(Error::IdempotencyKeyReused),
             Creation::IdempotencySessionChanged => Err(Error::IdempotencySessionChanged),
             Creation::TooManyVisitors { retry_at } => Err(Error::TooManyRequests {
@@ -286,9 +286,24 @@ impl SessionManager {
                 is_repeated: false,
             }),
             Authenticated::OtherUser => Err(Error::SessionHasOtherUser),
-            Authenticated::Refused(refused) => Err(refused.into()),
+            Authenticated::Refused(refused) => Err(self.refusal(refused)),
             Authenticated::AlreadyEnded(session) => Err(over(&session, now)),
             Authenticated::NotFound => Err(Error::NotFound("session")),
+        }
+    }
+
+    /// Why a user was not let in; a person who is to choose sees when each session was last used.
+    fn refusal(&self, refused: Refused) -> Error {
+        match refused {
+            Refused::UserBlocked => Error::UserBlocked,
+            Refused::CredentialsChanged => Error::CredentialsChanged,
+            Refused::LimitReached { max, active } => Error::SessionLimitReached {
+                max,
+                active: active
+                    .into_iter()
+                    .map(|session| self.with_pending(session))
+                    .collect(),
+            },
         }
     }
 
@@ -359,16 +374,6 @@ fn asked_timeouts(policy: &AppConfig, sign_in: &SignIn) -> Timeouts {
         sign_in.idle_timeout_secs.map(millis),
         sign_in.absolute_timeout_secs.map(millis),
     )
-}
-
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::UserBlocked => Self::UserBlocked,
-            Refused::CredentialsChanged => Self::CredentialsChanged,
-            Refused::LimitReached { max, active } => Self::SessionLimitReached { max, active },
-        }
-    }
 }
 
 /// Whole seconds until a moment, at least one.

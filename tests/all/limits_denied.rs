@@ -5,7 +5,7 @@ use sessiond::config::Config;
 use sessiond::session::{AppName, OnLimit};
 
 use crate::harness::{Reply, Request, SignedIn, TestServer, events};
-use crate::support::{UNKNOWN_ID, add_app, at_once, count, ids, rows, with_status};
+use crate::support::{DAY, UNKNOWN_ID, add_app, at, at_once, count, ids, rows, with_status};
 use crate::wire::{assert_unchanged, dump};
 
 fn deny(config: &mut Config) {
@@ -133,6 +133,28 @@ async fn listed_sessions_are_those_of_the_list() {
         reply.json["sessions"].to_string(),
         list.json["sessions"].to_string()
     );
+}
+
+#[tokio::test]
+async fn listed_sessions_show_uses_that_are_not_written_yet() {
+    let (server, signed_in) = at_the_limit(1).await;
+    server.advance(DAY);
+    assert_eq!(server.check(&signed_in[0].token).await.status, 200);
+
+    let created = sign_in(&server, &[]).send().await;
+    let visitor = server.create(json!({})).await;
+    let authenticated = authenticate(&server, &visitor.id, json!({ "user_id": "ada" }))
+        .send()
+        .await;
+
+    for reply in [created, authenticated] {
+        assert_eq!(listed(&reply).len(), 1);
+        let session = &reply.json["sessions"][0];
+        assert_eq!(
+            (&session["last_activity_at"], &session["expires_at"]),
+            (&json!(at(DAY + 2)), &json!(at(8 * DAY + 2)))
+        );
+    }
 }
 
 #[tokio::test]
