@@ -47,6 +47,47 @@ const CALLS: &[Call] = &[
         Credential::Key,
         Some(r#"{"ip_address":"203.0.113.7"}"#),
     ),
+    (
+        "POST",
+        "/v1/sessions/{id}/authenticate",
+        Credential::Key,
+        Some(r#"{"user_id":"ada"}"#),
+    ),
+    ("GET", "/v1/sessions/{id}/data", Credential::Key, None),
+    (
+        "PUT",
+        "/v1/sessions/{id}/data",
+        Credential::Key,
+        Some(r#"{"a":1}"#),
+    ),
+    (
+        "PATCH",
+        "/v1/sessions/{id}/data",
+        Credential::Key,
+        Some(r#"{"a":1}"#),
+    ),
+    ("DELETE", "/v1/sessions/{id}/data", Credential::Key, None),
+    (
+        "PUT",
+        "/v1/sessions/{id}/identities/billing",
+        Credential::Key,
+        Some(r#"{"a":1}"#),
+    ),
+    (
+        "DELETE",
+        "/v1/sessions/{id}/identities/billing",
+        Credential::Key,
+        None,
+    ),
+    (
+        "PUT",
+        "/v1/client-sessions/7",
+        Credential::Key,
+        Some(r#"{"user_id":"ada"}"#),
+    ),
+    ("GET", "/v1/client-sessions/7", Credential::Key, None),
+    ("HEAD", "/v1/client-sessions/7", Credential::Key, None),
+    ("DELETE", "/v1/client-sessions/7", Credential::Key, None),
     ("GET", "/v1/users/ada", Credential::Key, None),
     (
         "PATCH",
@@ -59,6 +100,8 @@ const CALLS: &[Call] = &[
     ("GET", "/v1/session", Credential::Token, None),
     ("HEAD", "/v1/session", Credential::Token, None),
     ("DELETE", "/v1/session", Credential::Token, None),
+    ("POST", "/v1/session/renew", Credential::Token, None),
+    ("POST", "/v1/me/session", Credential::Token, None),
     ("GET", "/v1/me/sessions", Credential::Token, None),
     ("DELETE", "/v1/me/sessions", Credential::Token, None),
     (
@@ -73,6 +116,11 @@ const CALLS: &[Call] = &[
 
 fn calls_with_body() -> impl Iterator<Item = &'static Call> {
     CALLS.iter().filter(|(.., body)| body.is_some())
+}
+
+/// Those whose body has fields of the server's making; in others an application keeps what it likes.
+fn calls_with_fields() -> impl Iterator<Item = &'static Call> {
+    calls_with_body().filter(|(_, path, ..)| !path.ends_with("/data") && !path.contains("/identities/"))
 }
 
 /// A server with a session that a use would be recorded for, and what the database holds then.
@@ -177,8 +225,8 @@ async fn body_that_is_not_json_is_400_whatever_the_call() {
 #[tokio::test]
 async fn empty_body_is_refused_where_one_is_needed() {
     let scene = Scene::set().await;
-    let needed =
-        calls_with_body().filter(|(_, path, ..)| *path != "/v1/sessions" && !path.ends_with("/touch"));
+    let may_be_missing = ["/v1/sessions", "/v1/sessions/{id}/touch", "/v1/client-sessions/7"];
+    let needed = calls_with_body().filter(|(_, path, ..)| !may_be_missing.contains(path));
     for call in needed {
         let reply = scene.request(call).raw("application/json", b"").send().await;
         reply.assert_problem(400, "malformed_json");
@@ -216,6 +264,16 @@ async fn deeply_nested_body_is_refused() {
             .raw("application/json", unknown.as_bytes())
             .send()
             .await;
+        assert_eq!(reply.status, 422, "{call:?}: {}", reply.text);
+        assert!(reply.text.len() < 4_096, "{} bytes about it", reply.text.len());
+    }
+    for call in calls_with_fields() {
+        let unknown = format!(r#"{{"nonsense":{deep}}}"#);
+        let reply = scene
+            .request(call)
+            .raw("application/json", unknown.as_bytes())
+            .send()
+            .await;
         assert_invalid(&reply, &["nonsense"], &format!("{call:?}"));
     }
     for (method, path) in [("POST", "/v1/sessions"), ("PATCH", "/v1/sessions/{id}")] {
@@ -234,7 +292,7 @@ async fn deeply_nested_body_is_refused() {
 #[tokio::test]
 async fn unknown_field_is_422_and_named_whatever_the_call() {
     let scene = Scene::set().await;
-    for call in calls_with_body() {
+    for call in calls_with_fields() {
         let (.., Some(good)) = call else { unreachable!() };
         let mut body: Value = serde_json::from_str(good).expect("JSON");
         body["nonsense"] = json!(1);
@@ -258,6 +316,20 @@ async fn fields_that_are_not_the_callers_to_set_are_unknown() {
             .await;
         assert_invalid(&reply, &[field], field);
     }
+    for field in [
+        "token",
+        "id",
+        "name",
+        "data",
+        "identities",
+        "client_session_id",
+        "is_trusted",
+    ] {
+        let path = format!("/v1/sessions/{}/authenticate", scene.ada.id);
+        let body = json!({ "user_id": "ada", field: null });
+        let reply = scene.server.post(&path, body).key(&scene.server.key);
+        assert_invalid(&reply.send().await, &[field], field);
+    }
     let path = format!("/v1/me/sessions/{}", scene.ada.id);
     for field in ["is_trusted", "auth", "user_id"] {
         let reply = scene
@@ -274,7 +346,7 @@ async fn fields_that_are_not_the_callers_to_set_are_unknown() {
 #[tokio::test]
 async fn field_given_twice_is_422_and_named() {
     let scene = Scene::set().await;
-    for call in calls_with_body() {
+    for call in calls_with_fields() {
         let (.., Some(good)) = call else { unreachable!() };
         let inner = good.trim_matches(['{', '}']);
         let field = inner.split('"').nth(1).expect("a field");
@@ -299,6 +371,9 @@ async fn missing_field_is_422_and_named() {
         .send()
         .await;
     assert_invalid(&check, &["token"], "check");
+    let path = format!("/v1/sessions/{}/authenticate", scene.ada.id);
+    let authenticate = scene.server.post(&path, json!({})).key(&scene.server.key);
+    assert_invalid(&authenticate.send().await, &["user_id"], "authenticate");
     let brand = json!({ "client_hints": { "brands": [{ "brand": "A" }, { "version": "1" }] } });
     let create = scene
         .server
@@ -320,6 +395,8 @@ async fn value_of_a_wrong_type_or_out_of_range_is_422_and_named() {
     let check = ("POST", "/v1/sessions/check", Credential::Key, None);
     let update = ("PATCH", "/v1/sessions/{id}", Credential::Key, None);
     let touch = ("POST", "/v1/sessions/{id}/touch", Credential::Key, None);
+    let authenticate = ("POST", "/v1/sessions/{id}/authenticate", Credential::Key, None);
+    let client = ("PUT", "/v1/client-sessions/7", Credential::Key, None);
     let user = ("PATCH", "/v1/users/ada", Credential::Key, None);
     let rename = ("PATCH", "/v1/me/sessions/{id}", Credential::Token, None);
     let cases: &[(Call, &str, &str)] = &[
@@ -420,6 +497,48 @@ async fn value_of_a_wrong_type_or_out_of_range_is_422_and_named() {
             r#"{"authenticated_at":"2025-01-01T00:00:00Z"}"#,
             "authenticated_at",
         ),
+        (create, r#"{"data":1}"#, "data"),
+        (create, r#"{"data":[]}"#, "data"),
+        (create, r#"{"data":"{}"}"#, "data"),
+        (create, r#"{"end_ids":"x"}"#, "end_ids"),
+        (create, r#"{"end_ids":[["x"]]}"#, "end_ids[0]"),
+        (create, r#"{"user_id":"ada","end_ids":["x"]}"#, "end_ids"),
+        (client, r#"{"user_id":1}"#, "user_id"),
+        (client, r#"{"user_id":".."}"#, "user_id"),
+        (client, r#"{"tier":"basic"}"#, "tier"),
+        (client, r#"{"data":[]}"#, "data"),
+        (client, r#"{"idle_timeout_secs":0}"#, "idle_timeout_secs"),
+        (client, &long_auth, "auth"),
+        (authenticate, r#"{"user_id":null}"#, "user_id"),
+        (authenticate, r#"{"user_id":1}"#, "user_id"),
+        (authenticate, r#"{"user_id":""}"#, "user_id"),
+        (authenticate, r#"{"user_id":"a\u0000b"}"#, "user_id"),
+        (authenticate, &long_id, "user_id"),
+        (authenticate, r#"{"user_id":"ada","tier":"gold"}"#, "tier"),
+        (authenticate, r#"{"user_id":"ada","auth":[]}"#, "auth"),
+        (authenticate, r#"{"user_id":"ada","remember":1}"#, "remember"),
+        (authenticate, r#"{"user_id":"ada","ip_address":1}"#, "ip_address"),
+        (
+            authenticate,
+            r#"{"user_id":"ada","idle_timeout_secs":0}"#,
+            "idle_timeout_secs",
+        ),
+        (
+            authenticate,
+            r#"{"user_id":"ada","absolute_timeout_secs":-1}"#,
+            "absolute_timeout_secs",
+        ),
+        (
+            authenticate,
+            r#"{"user_id":"ada","authenticated_at":"2030-01-01T00:00:00Z"}"#,
+            "authenticated_at",
+        ),
+        (
+            authenticate,
+            r#"{"user_id":"ada","authenticated_at":"yesterday"}"#,
+            "authenticated_at",
+        ),
+        (authenticate, r#"{"user_id":"ada","end_ids":["x"]}"#, "end_ids"),
         (check, r#"{"token":null}"#, "token"),
         (check, r#"{"token":1}"#, "token"),
         (check, r#"{"token":"x","ip_address":1}"#, "ip_address"),
@@ -674,9 +793,15 @@ async fn wrong_method_is_405_and_tells_the_right_ones() {
         ("/v1/sessions/check", "POST"),
         ("/v1/sessions/{id}", "GET, PATCH, DELETE"),
         ("/v1/sessions/{id}/touch", "POST"),
+        ("/v1/sessions/{id}/authenticate", "POST"),
+        ("/v1/sessions/{id}/data", "GET, PUT, PATCH, DELETE"),
+        ("/v1/sessions/{id}/identities/billing", "PUT, DELETE"),
+        ("/v1/client-sessions/7", "GET, HEAD, PUT, DELETE"),
         ("/v1/users/ada", "GET, PATCH"),
         ("/v1/users/ada/sessions", "GET, DELETE"),
         ("/v1/session", "GET, HEAD, DELETE"),
+        ("/v1/session/renew", "POST"),
+        ("/v1/me/session", "POST"),
         ("/v1/me/sessions", "GET, DELETE"),
         ("/v1/me/sessions/{id}", "PATCH, DELETE"),
         ("/v1/whoami", "GET"),
@@ -725,6 +850,12 @@ async fn unknown_path_is_404() {
         format!("/v1/sessions/{id}/"),
         format!("/v1/sessions/{id}/identities"),
         format!("/v1/sessions/{id}/identities/x/y"),
+        format!("/v1/sessions/{id}/identities/"),
+        format!("/v1/sessions/{id}/data/"),
+        format!("/v1/sessions/{id}/data/a"),
+        format!("/v1/sessions/{id}/authenticate/x"),
+        "/v1/client-sessions/7/".to_owned(),
+        "/v1/client-sessions/7/data".to_owned(),
         "/v1/client-sessions".to_owned(),
         "/v1/client-sessions/".to_owned(),
         "/v1/events".to_owned(),
@@ -942,7 +1073,12 @@ async fn wrong_or_repeated_query_parameter_is_422_and_named() {
     let scene = Scene::set().await;
     let long = "r".repeat(256);
     let lists = ["/v1/sessions", "/v1/users/ada/sessions", "/v1/me/sessions"];
-    let endings = ["/v1/sessions", "/v1/sessions/{id}", "/v1/users/ada/sessions"];
+    let endings = [
+        "/v1/sessions",
+        "/v1/sessions/{id}",
+        "/v1/users/ada/sessions",
+        "/v1/client-sessions/7",
+    ];
     let own_endings = ["/v1/me/sessions", "/v1/me/sessions/{id}"];
     let of_lists = [
         ("limit=0", "limit"),
@@ -993,6 +1129,18 @@ async fn wrong_or_repeated_query_parameter_is_422_and_named() {
         ("DELETE", "/v1/sessions/{id}", "user_id=%00", "user_id"),
         ("DELETE", "/v1/users/ada/sessions", "except=x", "except"),
         ("DELETE", "/v1/users/ada/sessions", "except=", "except"),
+        ("GET", "/v1/sessions/{id}/data", "take=1", "take"),
+        ("GET", "/v1/sessions/{id}/data", "take=", "take"),
+        ("GET", "/v1/sessions/{id}/data", "take=true&take=true", "take"),
+        ("GET", "/v1/sessions/{id}/data", "path=", "path"),
+        ("GET", "/v1/sessions/{id}/data", "path=a&path=b", "path"),
+        ("DELETE", "/v1/sessions/{id}/data", "take=true", "take"),
+        ("DELETE", "/v1/sessions/{id}/data", "path=a..b", "path"),
+        ("DELETE", "/v1/client-sessions/7", "user_id=ada", "user_id"),
+        ("GET", "/v1/client-sessions/7", "user_id=ada", "user_id"),
+        ("POST", "/v1/session/renew", "app=nowhere", "app"),
+        ("POST", "/v1/session/renew", "touch=false", "touch"),
+        ("POST", "/v1/me/session", "app=nowhere", "app"),
         ("GET", "/v1/session", "touch=no", "touch"),
         ("GET", "/v1/session", "touch=true&touch=true", "touch"),
         ("GET", "/v1/session", "max_auth_age_secs=-1", "max_auth_age_secs"),
@@ -1019,10 +1167,11 @@ async fn wrong_or_repeated_query_parameter_is_422_and_named() {
         cases.push((method, path, query.to_owned(), field));
     }
     for (method, path, query, field) in cases {
-        let credential = match path.starts_with("/v1/me") || path == "/v1/session" {
-            true => Credential::Token,
-            false => Credential::Key,
-        };
+        let credential =
+            match path.starts_with("/v1/me") || path == "/v1/session" || path == "/v1/session/renew" {
+                true => Credential::Token,
+                false => Credential::Key,
+            };
         let path: &'static str = Box::leak(path.to_owned().into_boxed_str());
         let method: &'static str = Box::leak(method.to_owned().into_boxed_str());
         let call = (method, path, credential, None);
@@ -1261,6 +1410,45 @@ async fn operator_socket_refuses_bad_input_and_has_no_other_plane() {
         ("DELETE", &format!("/v1/keys/{id}"), "", 404, "not_found"),
         ("DELETE", "/v1/sessions?app=nowhere", "", 422, r#""field":"app""#),
         ("DELETE", "/v1/sessions/x", "", 404, "not_found"),
+        (
+            "GET",
+            "/v1/sessions/x/data?app=nowhere",
+            "",
+            422,
+            r#""field":"app""#,
+        ),
+        ("GET", "/v1/sessions/x/data", "", 404, "not_found"),
+        (
+            "PUT",
+            &format!("/v1/sessions/{id}/data"),
+            "[]",
+            422,
+            r#""field":"body""#,
+        ),
+        (
+            "PUT",
+            &format!("/v1/sessions/{id}/identities/%00"),
+            "{}",
+            422,
+            r#""field":"key""#,
+        ),
+        (
+            "PUT",
+            "/v1/client-sessions/01",
+            "{}",
+            422,
+            r#""field":"client_session_id""#,
+        ),
+        ("DELETE", "/v1/client-sessions/7", "", 404, "not_found"),
+        (
+            "POST",
+            &format!("/v1/sessions/{id}/authenticate"),
+            "{}",
+            422,
+            r#""field":"user_id""#,
+        ),
+        ("POST", "/v1/session/renew", "", 404, "not_found"),
+        ("POST", "/v1/me/session", "", 404, "not_found"),
         ("GET", "/v1/session", "", 404, "not_found"),
         ("GET", "/v1/me/sessions", "", 404, "not_found"),
         ("GET", "/openapi.json", "", 404, "not_found"),
