@@ -17,8 +17,8 @@ use super::{client_sessions, identities, me, ops, session, session_data, session
 #[openapi(
     info(
         title = "sessiond",
-        description = "Sessions for applications: start, check, list and end them. Errors are RFC 9457 problems; \
-            match on their `code`. Times are RFC 3339 in UTC. Lists are paged by `limit` and `cursor`."
+        description = "Sessions for applications: start, check, renew, list and end them. Errors are RFC 9457 \
+            problems; match on their `code`. Times are RFC 3339 in UTC. Lists are paged by `limit` and `cursor`."
     ),
     paths(
         sign_ins::create_session,

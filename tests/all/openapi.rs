@@ -10,6 +10,8 @@ use crate::harness::{SignedIn, TestServer};
 
 /// The route table as it is written.
 const ROUTES: &str = include_str!("../../src/http.rs");
+/// The page that explains the document.
+const PAGE: &str = include_str!("../../docs/API.md");
 /// Routes that are for browsers: pages and their parts, and the document itself.
 const FOR_BROWSERS: [&str; 4] = ["/", "/docs", "/openapi.json", "/static/{name}"];
 
@@ -357,6 +359,15 @@ async fn every_problem_code_is_documented() {
     let listed: BTreeSet<&str> = listed.expect("a list").iter().filter_map(Value::as_str).collect();
     let codes: BTreeSet<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
     assert_eq!(listed, codes);
+}
+
+#[test]
+fn page_about_the_api_has_every_code_in_the_row_of_its_status() {
+    for code in Code::ALL {
+        let (status, name) = (format!("| {} |", code.status()), format!("`{}`", code.as_str()));
+        let row = PAGE.lines().find(|line| line.starts_with(&status));
+        assert!(row.is_some_and(|row| row.contains(&name)), "{status} {name}");
+    }
 }
 
 #[tokio::test]
