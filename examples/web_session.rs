@@ -109,7 +109,7 @@ fn page(status: StatusCode, main: &str) -> HttpResponse {
     HttpResponse::build(status)
         .content_type("text/html; charset=utf-8")
         .body(format!(
-            "<!doctype html><html lang=en><title>Visits</title><h1>Visits</h1><main>{main}</main></html>"
+            "<!doctype html><html lang=en><title>Visits</title><main><h1>Visits</h1>{main}</main></html>"
         ))
 }
 

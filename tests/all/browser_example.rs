@@ -141,11 +141,13 @@ async fn visitor_who_signs_in_keeps_their_data_while_the_old_cookie_is_dead() {
     browser.open("/").await;
     browser.open("/").await;
     assert_eq!(browser.text("#visits").await, "2");
+    browser.assert_accessible("a visitor's page").await;
     let old = stage.token().await;
 
     stage.sign_in("ada").await;
 
     assert_eq!(browser.text("#visits").await, "3");
+    browser.assert_accessible("a person's page").await;
     let new = stage.token().await;
     assert_ne!(new, old);
     let sessiond = &stage.servers.sessiond;
