@@ -1,8 +1,8 @@
 //! The nested data that an application keeps with a session: a JSON object, read and changed whole or by a dotted path.
 //!
 //! Pure rules. `a.b.c` names the member `c` of the object `b` of the object `a`; only objects are levels, so a path never
-//! goes into a list. A write makes the levels that are missing and replaces what is in its way and no object. Keys keep
-//! the order in which they came. A partial change is a JSON merge patch (RFC 7396).
+//! goes into a list. A write makes the levels that are missing and replaces a plain value that is in its way; a list in
+//! its way is more than it could have meant, and refuses it. Keys keep the order in which they came. A partial change is a JSON merge patch (RFC 7396).
 
 use serde_json::{Map, Value};
 
@@ -56,6 +56,8 @@ pub enum DataError {
     TooLong,
     /// More levels than [`DATA_DEPTH_MAX`].
     TooDeep,
+    /// The path leads into a list.
+    ListOnPath,
 }
 
 /// What became of a change.
@@ -87,11 +89,6 @@ impl Data {
     /// The object's text, without spaces.
     pub fn to_text(&self) -> String {
         serde_json::to_string(&self.0).expect("a JSON object has a text")
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     /// What is at a place, or all of it; null if nothing is there.
@@ -151,6 +148,9 @@ impl Data {
         let mut root = Value::Object(std::mem::take(&mut self.0));
         let mut there = &mut root;
         for key in at.map_or(&[][..], |DataPath(keys)| keys) {
+            if there.is_array() {
+                return Err(DataError::ListOnPath);
+            }
             there = object_in(there).entry(key.as_str()).or_insert(Value::Null);
         }
         change(there);
@@ -245,17 +245,21 @@ mod tests {
     }
 
     #[test]
-    fn writing_makes_levels_and_replaces_what_is_no_object() {
+    fn writing_makes_levels_and_replaces_plain_values_but_no_lists() {
         let put = |value: Value| DataChange::Put(value);
         assert_eq!(after(json!({}), "a.b.c", put(json!(1))), r#"{"a":{"b":{"c":1}}}"#);
         assert_eq!(
             after(json!({"a": 7, "z": 0}), "a.b", put(json!([1]))),
             r#"{"a":{"b":[1]},"z":0}"#
         );
-        assert_eq!(
-            after(json!({"a": [1, 2]}), "a.0", put(json!(3))),
-            r#"{"a":{"0":3}}"#
-        );
+        let mut listed = data(json!({"a": [1, 2]}));
+        for change in [put(json!(3)), DataChange::Merge(json!({"b": 3}))] {
+            assert_eq!(
+                listed.apply(at("a.0").as_ref(), &change),
+                Err(DataError::ListOnPath)
+            );
+        }
+        assert_eq!(listed.to_text(), r#"{"a":[1,2]}"#);
     }
 
     #[test]
@@ -324,7 +328,7 @@ mod tests {
         assert_eq!((second.value, second.is_changed), (Value::Null, false));
         let rest = data.apply(None, &DataChange::Take).expect("may");
         assert_eq!(rest.value, json!({"n": 1}));
-        assert!(data.is_empty());
+        assert_eq!(data, Data::default());
     }
 
     #[test]
@@ -352,6 +356,6 @@ mod tests {
         ] {
             assert_eq!(data.apply(None, &no_object), Err(DataError::NotAnObject));
         }
-        assert!(!data.is_empty(), "a refused change leaves what was there");
+        assert_ne!(data, Data::default(), "a refused change leaves what was there");
     }
 }

@@ -83,6 +83,12 @@ pub enum Error {
         /// When, in seconds from now.
         retry_after_secs: u64,
     },
+    /// The app has as many sessions of nobody as it may; call again later.
+    #[error("no room for a visitor's session")]
+    NoRoom {
+        /// When, in seconds from now.
+        retry_after_secs: u64,
+    },
     /// Let the person sign in again, then repeat the call.
     #[error("a more recent sign-in is needed")]
     ReauthenticationRequired,

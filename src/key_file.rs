@@ -96,7 +96,10 @@ pub fn load_or_make(path: &Path) -> Result<ServerKey, KeyFileError> {
 }
 
 /// The key in this file, if there is one.
-fn load(path: &Path) -> Result<Option<ServerKey>, KeyFileError> {
+///
+/// # Errors
+/// What is there is no key, can be used by others than its owner, or cannot be read.
+pub fn load(path: &Path) -> Result<Option<ServerKey>, KeyFileError> {
     let failed = |source| KeyFileError::Read {
         path: path.to_owned(),
         source,
@@ -146,7 +149,7 @@ fn place(mut file: File, temporary: &Path, path: &Path) -> io::Result<()> {
 }
 
 /// A new file in the directory of the key, under a name that nothing else has: neither a start at the same time, nor one
-/// that was killed here. What the latter leaves is 32 bytes that never were a key.
+/// that was killed here. What the latter leaves is up to 32 bytes that nobody used, or a second name of the key.
 fn create_temporary(path: &Path) -> io::Result<(PathBuf, File)> {
     let number = getrandom::u64().expect("the operating system provides random bytes");
     let temporary = folder_of(path).join(format!(".sessiond-key-{number:016x}"));

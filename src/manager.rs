@@ -629,6 +629,7 @@ fn over(session: &Session, now: Timestamp) -> Error {
 pub fn data_error(error: DataError, field: &str) -> Error {
     match error {
         DataError::NotAnObject => Error::invalid(field, "must be an object"),
+        DataError::ListOnPath => Error::invalid("path", "leads into a list; put the whole list"),
         DataError::TooDeep => Error::invalid(field, format!("may have {DATA_DEPTH_MAX} levels at most")),
         DataError::TooLong => Error::TooLarge { max: DATA_LEN_MAX },
     }

@@ -28,6 +28,7 @@ use crate::http::{self, State};
 use crate::key_file::{self, KeyFileError};
 use crate::manager::SessionManager;
 use crate::metrics::Metrics;
+use crate::session::ServerKey;
 use crate::store::SessionStore;
 use crate::store::sqlite::{OpenError, SqliteOptions, SqliteStore};
 use crate::sweeper;
@@ -186,15 +187,22 @@ impl Server {
             Mode::Serve | Mode::Dev => Some(listen(config.server.listen)?),
             Mode::OperatorOnly => None,
         };
+        // Looked at before the database, which a newer program would have migrated by then; made after it, as it may be
+        // another program's.
+        let key_file = config.server.key_file.clone();
+        let key_file = key_file.unwrap_or_else(|| beside(&database, ".key"));
+        let key = key_file::load(&key_file)?;
+        let is_new = !database.exists();
         let options = SqliteOptions {
             path: database.clone(),
             read_pool: config.database.read_pool,
             queue_len_max: config.database.queue_len_max,
         };
         let store: Arc<dyn SessionStore> = Arc::new(SqliteStore::open(&options)?);
-        // After the database, which may be another program's: then no key is made beside it.
-        let key_file = config.server.key_file.clone();
-        let key = key_file::load_or_make(&key_file.unwrap_or_else(|| beside(&database, ".key")))?;
+        let key = match key {
+            Some(key) => key,
+            None => make_key(&key_file, is_new)?,
+        };
         if let Some(stored) = store.high_water().await?
             && mode == Mode::Serve
             && clock.millis_behind(stored) > CLOCK_BEHIND_MILLIS_MAX
@@ -276,6 +284,18 @@ impl Server {
         drop(lock);
         Ok(())
     }
+}
+
+/// Makes the key of a database; of one that was there before, with a word about what is lost.
+fn make_key(path: &Path, is_new: bool) -> Result<ServerKey, KeyFileError> {
+    let key = key_file::load_or_make(path)?;
+    if !is_new {
+        log::warn!(
+            "there was no key file {}, and a new one was made: tokens that are being renewed right now are renewed anew",
+            path.display()
+        );
+    }
+    Ok(key)
 }
 
 fn open_locator(config: &Config) -> Result<Option<Arc<Locator>>, LocationError> {

@@ -43,6 +43,8 @@ use crate::user::{Tiers, UserId, UserSettings};
 pub const IDEMPOTENCY_MILLIS: i64 = 24 * 60 * 60 * 1_000;
 /// The time over which the sessions that visitors start are counted, in milliseconds.
 pub const VISITORS_MILLIS: i64 = 60 * 60 * 1_000;
+/// Passed deadlines that a creation writes down, where they might be in its way: an app may have so many sessions.
+const OVERDUE_PER_CREATION: usize = 100;
 /// How soon after a use of a replaced token was told another one of the same session is not told, in milliseconds.
 pub const REPORT_INTERVAL_MILLIS: i64 = 60 * 1_000;
 /// Sessions that a refusal lists at most, for a person to choose from: as many as the longest page of a list.
@@ -642,12 +644,12 @@ pub trait SessionStore: Send + Sync {
         now: Timestamp,
     ) -> Answer<DataOutcome>;
 
-    /// Writes down up to `limit` passed deadlines as endings; answers how many. Erases as many nonces of renewals whose
-    /// grace has ended.
+    /// Writes down up to `limit` passed deadlines as endings, and erases as many nonces of renewals whose grace has ended;
+    /// answers the larger number of both.
     fn expire(&self, now: Timestamp, limit: usize) -> Answer<usize>;
 
     /// Deletes up to `limit` sessions that ended, and as many events that were recorded, before `before`, and as many
-    /// calls that can no longer be repeated; answers how many rows went.
+    /// calls that can no longer be repeated; answers how many rows went. What visitors started stays while it counts.
     fn purge(&self, before: Timestamp, limit: usize, now: Timestamp) -> Answer<usize>;
 
     /// Keeps an API key.

@@ -20,7 +20,8 @@ pub const PENDING_MAX: usize = 200_000;
 /// Pending touches by session.
 #[derive(Default)]
 pub struct PendingTouches {
-    /// One lock: it is taken once per session and touch interval, and for every miss, never for a plain hit.
+    /// One lock: it is taken once per session and touch interval, for every miss, and for checks of a token whose successor
+    /// nobody has presented; never for a plain hit.
     inner: Mutex<Inner>,
 }
 

@@ -36,7 +36,7 @@ const CACHE_BYTES: RangeInclusive<i64> = 1024 * 1024..=1024 * 1024 * 1024 * 1024
 /// An hour is as long as an answer can sensibly be under way; all the while a stolen token is as good as its successor.
 const RENEW_GRACE_SECS: RangeInclusive<i64> = 0..=3_600;
 /// A million an hour is more than any one address has visitors; it is no limit any more.
-const ANONYMOUS_PER_HOUR: RangeInclusive<i64> = 1..=1_000_000;
+const ANONYMOUS_PER_HOUR: RangeInclusive<i64> = 1..=10_000;
 /// Ten million sessions that nobody signed in for are some gigabytes of database.
 const UNSIGNED_SESSIONS: RangeInclusive<i64> = 1..=10_000_000;
 /// What a user can have at all.

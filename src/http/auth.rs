@@ -20,6 +20,10 @@ use crate::manager::{CheckAnswer, Demands, Refusal, Use};
 use crate::session::{ApiKey, AppName, EndedBy, Session, SessionId, Token};
 use crate::store::Owner;
 
+/// Tokens by cookie that are looked at; a browser sends one for each path and domain it was set for. With more it is not
+/// known which is the session's, and nothing is done: a sign-out that passed it over would be none.
+const COOKIE_TOKENS_MAX: usize = 16;
+
 /// Which listener a request came through, and with it what it may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plane {
@@ -140,8 +144,13 @@ pub fn host_of(request: &HttpRequest) -> Option<String> {
     let authority = named
         .map(str::to_owned)
         .or_else(|| request.uri().authority().map(ToString::to_string))?;
-    let uri: Uri = format!("http://{authority}/").parse().ok()?;
-    uri.host().map(str::to_ascii_lowercase)
+    // A host has no user, whatever URLs can have before an @.
+    let uri: Uri = format!("http://{authority}/")
+        .parse()
+        .ok()
+        .filter(|_| !authority.contains('@'))?;
+    let host = uri.host()?;
+    Some(host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase())
 }
 
 /// The value of the first bearer header: `None` without one, `Some(None)` if it is not text.
@@ -174,7 +183,17 @@ pub fn present(request: &HttpRequest, state: &State, app: &AppName) -> Result<Pr
         return Ok(Presented::Nothing);
     }
     refuse_cross_site(request, &state.public_origins)?;
-    Ok(Presented::Cookies(values.filter_map(Token::parse).collect()))
+    // What is no token must not take the place of one: a sibling sub-domain can set cookies of this name.
+    let tokens: Vec<Token> = values
+        .filter_map(Token::parse)
+        .take(COOKIE_TOKENS_MAX + 1)
+        .collect();
+    if tokens.len() > COOKIE_TOKENS_MAX {
+        let detail =
+            format!("More than {COOKIE_TOKENS_MAX} cookies could be the session's. Clear the cookies.");
+        return Err(Problem::new(Code::AmbiguousCookie, detail));
+    }
+    Ok(Presented::Cookies(tokens))
 }
 
 /// That a request has no token.

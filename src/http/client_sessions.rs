@@ -5,19 +5,20 @@
 
 use actix_web::{HttpRequest, HttpResponse, body, web};
 
-use super::auth::{self, StateData};
+use super::auth::{self, Plane, StateData};
 use super::input::{self, Body, Query};
 use super::json;
 use super::problem::{Problem, ProblemBody};
 use super::session_body::{Audience, SessionBody};
 use super::sessions::{EndParams, caller_without_query, one, revocation};
 use super::sign_ins::CreateSession;
+use crate::manager::Use;
 use crate::session::Reason;
 
 /// Makes sure that there is an active session with this id.
 ///
-/// If there is one it is used (which moves its idle deadline), and the body is not looked at but for `ip_address`. First
-/// calls that come at once make one session.
+/// If there is one it is used (which moves its idle deadline), whoever's it is, and of the body, which must be valid, only
+/// `ip_address` counts. First calls that come at once make one session.
 #[utoipa::path(
     put, path = "/v1/client-sessions/{n}", tag = "service", security(("api_key" = [])),
     request_body = Option<CreateSession>,
@@ -41,9 +42,14 @@ pub async fn put_client_session(
     let id = input::client_session_id(&request)?;
     let body: CreateSession = input::json(&request, payload, Body::Optional).await?;
     let sign_in = body.into_sign_in()?;
+    // The command line makes sessions; it is nobody's use of them.
+    let usage = match state.plane {
+        Plane::Public => Use::Touch(sign_in.ip_address),
+        Plane::Operator => Use::Look,
+    };
     let (session, is_new) = state
         .manager
-        .ensure_client_session(&backend.app, id, sign_in)
+        .ensure_client_session(&backend.app, id, sign_in, usage)
         .await?;
     let response = if is_new {
         HttpResponse::Created()

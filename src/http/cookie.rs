@@ -11,9 +11,6 @@ use crate::session::Session;
 
 /// Longest life of a cookie that browsers grant (RFC 6265bis §5.5: 400 days), in seconds.
 const MAX_AGE_SECS_MAX: i64 = 400 * 24 * 60 * 60;
-/// Cookies of our name that are looked at; a browser sends one for each path and domain it was set for.
-const CANDIDATES_MAX: usize = 8;
-
 /// The name of an app's cookie.
 pub fn name(config: &CookieConfig) -> String {
     let base = match config.profile {
@@ -64,7 +61,6 @@ pub fn values<'h>(headers: &'h HeaderMap, name: &'h str) -> impl Iterator<Item =
         .filter_map(|pair| std::str::from_utf8(pair).ok()?.trim().split_once('='))
         .filter(move |(known, _)| *known == name)
         .map(|(_, value)| value)
-        .take(CANDIDATES_MAX)
 }
 
 #[cfg(test)]

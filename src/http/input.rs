@@ -23,7 +23,8 @@ use crate::session::{IDENTITY_KEY_CHARS_MAX, SessionId, is_identity_key};
 use crate::store::{Cursor, StatusFilter};
 use crate::user::UserId;
 
-/// Longest body. The largest field, `auth`, has 8 KiB; session data is to have 64.
+/// Longest body: as much as a session's data may have, so that all of it can be put at once. At a creation the other fields
+/// take their part.
 pub const BODY_LEN_MAX: usize = 64 * 1024;
 /// How long a body may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);

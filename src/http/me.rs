@@ -35,11 +35,13 @@ async fn person(request: &HttpRequest, state: &State, query: &mut Query) -> Resu
 /// From one IPv4 address or IPv6 /64 only so many can be started an hour (`anonymous_per_hour`). No call here extends a
 /// session; checks do.
 #[utoipa::path(
-    post, path = "/v1/me/session", tag = "self", security((), ("session_cookie" = [])), params(AppParams),
+    post, path = "/v1/me/session", tag = "self", security((), ("session_token" = []), ("session_cookie" = [])),
+    params(AppParams),
     responses(
         (status = 200, description = "The cookie's session", body = SessionBody<'static>),
         (status = 201, description = "A new session; `Set-Cookie` has its token", body = SessionBody<'static>),
-        (status = 401, description = "`token_replaced`, `ambiguous_cookie`", body = ProblemBody<'static>),
+        (status = 401, description = "`token_replaced`, `ambiguous_cookie`; by header also `invalid_token`, \
+         `session_ended`", body = ProblemBody<'static>),
         (status = 403, description = "`cross_site`", body = ProblemBody<'static>),
         (status = 404, description = "`not_found`: the app has no anonymous sessions", body = ProblemBody<'static>),
         (status = 429, description = "`too_many_requests`", body = ProblemBody<'static>),
@@ -55,7 +57,8 @@ pub async fn start_own_session(request: HttpRequest, state: StateData) -> Result
             "way to start a session by oneself in this app",
         ));
     }
-    let is_by_header = matches!(auth::present(&request, &state, &app)?, Presented::Bearer(_));
+    let presented = auth::present(&request, &state, &app)?;
+    let is_by_header = matches!(presented, Presented::Bearer(_));
     if !is_by_header {
         auth::refuse_start_from_elsewhere(&request, &state.public_origins)?;
     }
@@ -65,11 +68,28 @@ pub async fn start_own_session(request: HttpRequest, state: StateData) -> Result
         Err(problem) if !is_by_header && STARTS_ANEW.contains(&problem.code()) => {
             start(&request, &state, &app).await?
         }
+        Err(problem)
+            if problem.code() == Code::TokenReplaced && is_over(&state, &app, &presented).await? =>
+        {
+            start(&request, &state, &app).await?
+        }
         Err(problem) => return Err(problem.with_sign_in_url(state.sign_in_url(&app))),
     };
     let now = state.manager.clock().now();
     let body = SessionBody::new(&session, now, Some(session.id), Audience::Person);
     Ok(json(response, &body))
+}
+
+/// Whether the session of a cookie is over: then no newer cookie of it can be on its way.
+async fn is_over(state: &State, app: &AppName, presented: &Presented) -> Result<bool, Problem> {
+    let Presented::Cookies(tokens) = presented else {
+        return Ok(false);
+    };
+    let Some(token) = auth::choose(state, app, tokens).await? else {
+        return Ok(false);
+    };
+    let session = state.manager.find(app, token.id(), &Owner::Anyone).await?;
+    Ok(!session.is_active(state.manager.clock().now()))
 }
 
 /// What a cookie must be refused with for another session to be started.

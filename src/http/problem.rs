@@ -295,13 +295,12 @@ impl From<Error> for Problem {
                 "This user is blocked: no session can be started for them.",
             ),
             Error::SessionLimitReached { max, active } => {
-                let detail = format!(
-                    "This user may have {max} active sessions and has {}. End one of them, or name some in end_ids.",
-                    active.len()
-                );
                 let detail = match max {
                     0 => "This user's maximum of sessions is 0.".to_owned(),
-                    _ => detail,
+                    _ => format!(
+                        "This user has as many active sessions as they may ({max}). End one of them, or name some in \
+                         end_ids."
+                    ),
                 };
                 Self::new(Code::SessionLimitReached, detail).with(|more| more.sessions = Some(active))
             }
@@ -331,7 +330,14 @@ impl From<Error> for Problem {
             ),
             Error::TooManyRequests { retry_after_secs } => Self::new(
                 Code::TooManyRequests,
-                format!("Too many new sessions; the next can be started in {retry_after_secs} s."),
+                format!(
+                    "Too many sessions were started from there; the next can be in {retry_after_secs} s."
+                ),
+            )
+            .with(|more| more.retry_after_secs = Some(retry_after_secs)),
+            Error::NoRoom { retry_after_secs } => Self::new(
+                Code::TooManyRequests,
+                "This app has as many anonymous sessions as it may. Try again later.",
             )
             .with(|more| more.retry_after_secs = Some(retry_after_secs)),
             Error::CredentialsChanged => Self::new(

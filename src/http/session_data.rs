@@ -10,6 +10,7 @@ use super::input::{self, Query};
 use super::problem::{Problem, ProblemBody};
 use super::{State, json};
 use crate::data::{DataChange, DataPath};
+use crate::error::Error;
 use crate::store::DataPatch;
 
 /// Versions that a precondition can name; one is usual.
@@ -48,7 +49,7 @@ pub struct TakeParams {
 #[into_params(parameter_in = Header)]
 #[allow(dead_code)]
 pub struct IfMatchParams {
-    /// `ETag`s: the change is made only if the data has one of these versions.
+    /// `ETag`s: the call is carried out only if the data has one of these versions.
     #[param(rename = "If-Match")]
     if_match: Option<String>,
 }
@@ -62,7 +63,7 @@ pub struct IfMatchParams {
         (status = 401, description = "`invalid_api_key`", body = ProblemBody<'static>),
         (status = 404, description = "`not_found`", body = ProblemBody<'static>),
         (status = 410, description = "`session_ended`", body = ProblemBody<'static>),
-        (status = 412, description = "`version_mismatch`, when taking", body = ProblemBody<'static>),
+        (status = 412, description = "`version_mismatch`", body = ProblemBody<'static>),
         (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
     )
 )]
@@ -76,7 +77,14 @@ pub async fn get_session_data(request: HttpRequest, state: StateData) -> Result<
         return change(&request, &state, &backend, at, DataChange::Take).await;
     }
     let id = input::session_id(&request)?;
+    let if_versions = if_match(&request)?;
     let (data, data_version) = state.manager.find_data(&backend.app, id, at.as_ref()).await?;
+    if if_versions.is_some_and(|good| !good.contains(&data_version)) {
+        return Err(Error::VersionMismatch {
+            version: data_version,
+        }
+        .into());
+    }
     Ok(answer(data, data_version))
 }
 

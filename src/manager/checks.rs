@@ -134,12 +134,7 @@ impl SessionManager {
         usage: Use,
         demands: &Demands,
     ) -> CheckAnswer {
-        // An unknown id is compared too, so that it takes as long as a known one.
-        let which = entry.as_ref().map_or_else(
-            || compare_in_vain(&presented),
-            |entry| entry.which_token(&presented),
-        );
-        let entry = entry.filter(|entry| entry.row().app == *app);
+        let which = recognise(app, entry.as_deref(), &presented);
         let (Some(entry), Some(which)) = (entry, which) else {
             return CheckAnswer::Refused(Refusal::InvalidToken);
         };
@@ -311,6 +306,15 @@ impl SessionManager {
         address: Option<IpAddr>,
     ) -> Result<RenewAnswer, Error> {
         let policy = self.policy(app)?;
+        // Whoever has no token of a session here does not get as far as the writer's queue.
+        let entry = match self.held.cache.get(token.id()) {
+            Some(entry) => Some(entry),
+            None => self.load(token.id()).await?,
+        };
+        let presented = token.hash();
+        if recognise(app, entry.as_deref(), &presented).is_none() {
+            return Ok(RenewAnswer::Refused(Refusal::InvalidToken));
+        }
         let mut lost = None;
         loop {
             let now = self.clock.now();
@@ -319,7 +323,7 @@ impl SessionManager {
                 now,
                 app: app.clone(),
                 id: token.id(),
-                presented: token.hash(),
+                presented,
                 nonce,
                 successor: token.successor(&self.key, &nonce).hash(),
                 lost,
@@ -390,6 +394,16 @@ impl SessionManager {
         }
         session
     }
+}
+
+/// Which token of a session of this app was presented, if any. An unknown id is compared too, so that it takes as long as a
+/// known one.
+fn recognise(app: &AppName, entry: Option<&CachedSession>, presented: &SecretHash) -> Option<WhichToken> {
+    let which = entry.map_or_else(
+        || compare_in_vain(presented),
+        |entry| entry.which_token(presented),
+    );
+    which.filter(|_| entry.is_some_and(|entry| entry.row().app == *app))
 }
 
 /// As much work as comparing with a session's tokens; no secret is known that this finds.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{SessionManager, millis, name_rule, over};
+use super::{SessionManager, Use, millis, name_rule, over};
 use crate::clock::Timestamp;
 use crate::config::AppConfig;
 use crate::data::Data;
@@ -122,11 +122,14 @@ impl SessionManager {
         app: &AppName,
         client_session_id: i64,
         sign_in: SignIn,
+        usage: Use,
     ) -> Result<(Session, bool), Error> {
-        let address = sign_in.ip_address;
         match self.start(app, sign_in, Start::Client(client_session_id)).await? {
             Started::New(signed_in) => Ok((signed_in.session, true)),
-            Started::Existed(session) => Ok((self.used(session, address), false)),
+            Started::Existed(session) => Ok(match usage {
+                Use::Touch(address) => (self.used(session, address), false),
+                Use::Look => (self.with_pending(session), false),
+            }),
         }
     }
 
@@ -232,7 +235,7 @@ impl SessionManager {
                 Some(client) => Error::ClientSessionLimitReached {
                     max: client.total_max,
                 },
-                None => Error::TooManyRequests {
+                None => Error::NoRoom {
                     retry_after_secs: NO_ROOM_RETRY_SECS,
                 },
             }),

@@ -118,4 +118,14 @@ mod tests {
         assert!(!Auth::from_stored(r#"{"tags":"staff"}"#).has_tags(&["staff".into()]));
         assert!(Auth::from_stored("{}").has_tags(&[]));
     }
+
+    #[test]
+    fn names_of_identities_can_stand_in_a_path() {
+        for good in ["mail", "a b", "…", "...", &"ä".repeat(64)] {
+            assert!(is_identity_key(good), "{good}");
+        }
+        for bad in ["", ".", "..", "a\nb", &"a".repeat(65)] {
+            assert!(!is_identity_key(bad), "{bad}");
+        }
+    }
 }

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{
     Answer, AppList, AppPage, Authenticated, Authentication, BulkEnding, Committed, Creation, DataOutcome,
-    DataPatch, EndRequest, Hooks, IDEMPOTENCY_MILLIS, Idempotency, KeyRecord, NewSession, Outcome, Owner,
-    REFUSED_LIST_LEN_MAX, REPORT_INTERVAL_MILLIS, Refused, Renewal, Renewed, Scope, SessionPatch,
-    SessionStore, StatusFilter, UserList, UserPage, UserPatch, UserRecord, VISITORS_MILLIS, cut_page,
+    DataPatch, EndRequest, Hooks, IDEMPOTENCY_MILLIS, Idempotency, KeyRecord, NewSession,
+    OVERDUE_PER_CREATION, Outcome, Owner, REFUSED_LIST_LEN_MAX, REPORT_INTERVAL_MILLIS, Refused, Renewal,
+    Renewed, Scope, SessionPatch, SessionStore, StatusFilter, UserList, UserPage, UserPatch, UserRecord,
+    VISITORS_MILLIS, cut_page,
 };
 use crate::clock::Timestamp;
 use crate::data::Data;
@@ -307,6 +308,20 @@ impl State {
         self.sessions.values().filter(is_one).count() as u64
     }
 
+    /// Whether the app may have one more of a kind, once what is overdue is written down as ended.
+    fn makes_room(
+        &mut self,
+        new: &NewSession,
+        is_one: impl Fn(&Session) -> bool,
+        max: u32,
+        committed: &mut Committed,
+    ) -> bool {
+        if self.count_unended(&new.app, &is_one) >= max.into() {
+            self.expire(new.now, OVERDUE_PER_CREATION, committed);
+        }
+        self.count_unended(&new.app, &is_one) < max.into()
+    }
+
     fn find_client(&self, app: &AppName, client_session_id: i64) -> Option<Session> {
         let is_it = |session: &&Session| {
             session.app == *app
@@ -368,8 +383,8 @@ impl State {
                 Some(there) if there.is_active(new.now) => return Creation::Existed(Box::new(there.clone())),
                 Some(_) => {}
                 None => {
-                    let count = self.count_unended(&new.app, |session| session.client_session_id.is_some());
-                    if count >= client.total_max.into() {
+                    let is_client = |session: &Session| session.client_session_id.is_some();
+                    if !self.makes_room(&new, is_client, client.total_max, committed) {
                         return Creation::AppFull;
                     }
                 }
@@ -379,8 +394,8 @@ impl State {
             if let Some(retry_at) = self.too_many_visitors(&new.app, visitor, new.now) {
                 return Creation::TooManyVisitors { retry_at };
             }
-            let count = self.count_unended(&new.app, |session| session.user_id.is_none());
-            if count >= visitor.total_max.into() {
+            let is_anonymous = |session: &Session| session.user_id.is_none();
+            if !self.makes_room(&new, is_anonymous, visitor.total_max, committed) {
                 return Creation::AppFull;
             }
         }
@@ -593,7 +608,22 @@ impl State {
         self.sessions.insert(session.id, session);
     }
 
-    fn erase_nonces(&mut self, now: Timestamp, limit: usize) {
+    fn expire(&mut self, now: Timestamp, limit: usize, committed: &mut Committed) -> usize {
+        let is_overdue = |session: &&Session| session.ending.is_none() && !session.is_active(now);
+        let mut overdue: Vec<Session> = self.sessions.values().filter(is_overdue).cloned().collect();
+        overdue.sort_by_key(Session::expires_at);
+        overdue.truncate(limit);
+        let count = overdue.len();
+        let request = EndRequest {
+            now,
+            reason: Reason::known(Reason::IDLE_TIMEOUT),
+            by: EndedBy::Timeout,
+        };
+        self.end_each(overdue, &request, committed);
+        count.max(self.erase_nonces(now, limit))
+    }
+
+    fn erase_nonces(&mut self, now: Timestamp, limit: usize) -> usize {
         let replaced = self
             .sessions
             .values_mut()
@@ -607,9 +637,10 @@ impl State {
             })
             .collect();
         over.sort_by_key(|(ends_at, _)| *ends_at);
-        for (_, nonce) in over.into_iter().take(limit) {
-            *nonce = None;
-        }
+        over.truncate(limit);
+        let count = over.len();
+        over.into_iter().for_each(|(_, nonce)| *nonce = None);
+        count
     }
 
     fn change_data(
@@ -653,6 +684,10 @@ impl State {
     }
 
     fn write_touch(&mut self, touch: Touch, now: Timestamp, committed: &mut Committed) {
+        // One that is due is also still pending: its addresses would be news twice.
+        if committed.touched.contains(&touch) {
+            return;
+        }
         committed.touched.push(touch);
         let Some(session) = self
             .sessions
@@ -843,27 +878,16 @@ impl SessionStore for MemoryStore {
     }
 
     fn expire(&self, now: Timestamp, limit: usize) -> Answer<usize> {
-        self.change(now, |state, committed| {
-            let is_overdue = |session: &&Session| session.ending.is_none() && !session.is_active(now);
-            let mut overdue: Vec<Session> = state.sessions.values().filter(is_overdue).cloned().collect();
-            overdue.sort_by_key(Session::expires_at);
-            overdue.truncate(limit);
-            let count = overdue.len();
-            let request = EndRequest {
-                now,
-                reason: Reason::known(Reason::IDLE_TIMEOUT),
-                by: EndedBy::Timeout,
-            };
-            state.end_each(overdue, &request, committed);
-            state.erase_nonces(now, limit);
-            count
-        })
+        self.change(now, |state, committed| state.expire(now, limit, committed))
     }
 
     fn purge(&self, before: Timestamp, limit: usize, now: Timestamp) -> Answer<usize> {
         self.change(now, |state, _| {
-            let is_old =
-                |session: &&Session| session.ending.as_ref().is_some_and(|ending| ending.at < before);
+            let counts_until = now.plus_millis(-VISITORS_MILLIS);
+            let is_old = |session: &&Session| {
+                let counts = state.visitors.contains_key(&session.id) && session.created_at > counts_until;
+                session.ending.as_ref().is_some_and(|ending| ending.at < before) && !counts
+            };
             let mut old: Vec<Session> = state.sessions.values().filter(is_old).cloned().collect();
             old.sort_by_key(|session| session.ending.as_ref().map(|ending| ending.at));
             old.truncate(limit);

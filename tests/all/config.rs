@@ -593,7 +593,7 @@ fn numbers_are_bounded_on_both_sides() {
         ("apps.default.reauthenticate_within_secs", 1, 400 * day),
         ("apps.shop.reauthenticate_within_secs", 1, 400 * day),
         ("apps.default.renew_grace_secs", 0, 3_600),
-        ("apps.default.anonymous_per_hour", 1, 1_000_000),
+        ("apps.default.anonymous_per_hour", 1, 10_000),
         ("apps.default.anonymous_idle_timeout_secs", 1, 400 * day),
         ("apps.default.anonymous_max", 1, 10_000_000),
         ("apps.default.client_sessions_max", 1, 10_000_000),

@@ -490,12 +490,3 @@ async fn identity_of_any_keys_leaves_the_others_as_they_are() {
     let reply = delete(&server, &ada.id, "nobody").send().await;
     assert_eq!(shown(&reply), both);
 }
-
-#[tokio::test]
-async fn dots_alone_name_no_identity() {
-    let (server, ada) = with_session().await;
-    for key in ["%2e", "%2E%2E"] {
-        let reply = put(&server, &ada.id, key, json!({})).send().await;
-        assert_eq!((reply.status, reply.wrong_fields()), (422, vec!["key"]), "{key}");
-    }
-}

@@ -343,7 +343,9 @@ async fn security_schemes_are_there_and_fit_the_planes() {
         let expected = match operation["tags"][0].as_str() {
             Some("service") => json!([{ "api_key": [] }]),
             // Whoever has no session may ask for one.
-            Some("self") if path == "/v1/me/session" => json!([{}, { "session_cookie": [] }]),
+            Some("self") if path == "/v1/me/session" => {
+                json!([{}, { "session_token": [] }, { "session_cookie": [] }])
+            }
             Some("token" | "self") => json!([{ "session_token": [] }, { "session_cookie": [] }]),
             _ => Value::Null,
         };

@@ -153,8 +153,8 @@ async fn missing_path_is_null_and_no_404() {
 }
 
 #[tokio::test]
-async fn deeper_write_replaces_what_is_no_object() {
-    for scalar in [json!(7), json!("text"), json!(true), json!(null), json!([1, 2])] {
+async fn deeper_write_replaces_a_scalar() {
+    for scalar in [json!(7), json!("text"), json!(true), json!(null)] {
         let (server, id) = with_data(json!({ "before": 1, "a": scalar, "after": 2 })).await;
         put(&server, &id, "?path=a.b.c", json!(1)).await;
         assert_data(&server, &id, r#"{"before":1,"a":{"b":{"c":1}},"after":2}"#, 2).await;
@@ -162,7 +162,25 @@ async fn deeper_write_replaces_what_is_no_object() {
 }
 
 #[tokio::test]
-async fn patch_at_a_path_makes_levels_and_replaces_what_is_no_object() {
+async fn write_into_a_list_is_422_and_changes_nothing() {
+    let (server, id) = with_data(json!({ "a": [1, 2], "b": { "c": [] } })).await;
+    for path in ["a.0", "a.b.c", "b.c.d"] {
+        let query = format!("?path={path}");
+        let put = put(&server, &id, &query, json!(9)).await;
+        let patched = patch(&server, &id, &query, json!({ "x": 9 })).await;
+        for reply in [put, patched] {
+            assert_eq!(
+                (reply.status, reply.wrong_fields()),
+                (422, vec!["path"]),
+                "{path}"
+            );
+        }
+    }
+    assert_data(&server, &id, r#"{"a":[1,2],"b":{"c":[]}}"#, 1).await;
+}
+
+#[tokio::test]
+async fn patch_at_a_path_makes_levels_and_replaces_a_scalar() {
     let (server, id) = with_data(json!({ "a": 7 })).await;
 
     patch(&server, &id, "?path=a.b", json!({ "c": { "d": null, "e": 1 } })).await;

@@ -13,7 +13,7 @@ use crate::event::{Event, EventKind};
 use crate::session::{AppName, EndedBy, Ending, KeyId, Reason, Session, SessionId, TooLong, Touch};
 use crate::store::{
     BulkEnding, EndRequest, IDEMPOTENCY_MILLIS, KeyRecord, Outcome, Owner, Scope, SessionPatch, UserPatch,
-    UserRecord,
+    UserRecord, VISITORS_MILLIS,
 };
 use crate::user::{UserId, UserSettings};
 
@@ -229,6 +229,9 @@ pub(super) fn update(
 /// an ended session.
 pub(super) fn write_touch(batch: &mut Batch<'_>, touch: &Touch, now: Timestamp) -> rusqlite::Result<()> {
     batch.committed.touched.push(*touch);
+    if !batch.is_to_be_written(touch) {
+        return Ok(());
+    }
     if let Some(seen) = touch.successor_seen {
         renewals::write_grace(batch, touch.id, &seen)?;
     }
@@ -331,8 +334,8 @@ pub(super) fn expire(batch: &mut Batch<'_>, now: Timestamp, limit: usize) -> rus
         by: EndedBy::Timeout,
     };
     end_each(batch, overdue, &request)?;
-    renewals::erase_nonces(batch, now, limit)?;
-    Ok(count)
+    let erased = renewals::erase_nonces(batch, now, limit)?;
+    Ok(count.max(erased))
 }
 
 pub(super) fn purge(
@@ -345,9 +348,11 @@ pub(super) fn purge(
         .connection
         .prepare_cached(
             "DELETE FROM sessions WHERE id IN
-                 (SELECT id FROM sessions WHERE ended_at IS NOT NULL AND ended_at < ?1 ORDER BY ended_at LIMIT ?2)",
+                 (SELECT id FROM sessions
+                  WHERE ended_at IS NOT NULL AND ended_at < ?1 AND (started_from IS NULL OR created_at <= ?3)
+                  ORDER BY ended_at LIMIT ?2)",
         )?
-        .execute(params![before, limit])?;
+        .execute(params![before, limit, now.plus_millis(-VISITORS_MILLIS)])?;
     // Rows were written in the order of their ids, so that looking stops at the first young one.
     let events = batch
         .connection

@@ -17,11 +17,19 @@ use crate::store::{EndRequest, Owner, REPORT_INTERVAL_MILLIS, Renewal, Renewed};
 
 pub(super) fn renew(batch: &mut Batch<'_>, renewal: &Renewal) -> rusqlite::Result<Renewed> {
     let now = renewal.now;
-    batch.write_pending_touch(renewal.id, now)?;
-    let Some(session) = owned(batch.connection, &renewal.app, renewal.id, &Owner::Anyone)? else {
-        return Ok(Renewed::Unknown);
+    let find = |batch: &Batch<'_>| {
+        let session = owned(batch.connection, &renewal.app, renewal.id, &Owner::Anyone)?;
+        Ok::<_, rusqlite::Error>(session.and_then(|session| {
+            let which = session.which_token(&renewal.presented)?;
+            Some((session, which))
+        }))
     };
-    let Some(which) = session.which_token(&renewal.presented) else {
+    // A wrong secret writes nothing, not even what is pending.
+    if find(batch)?.is_none() {
+        return Ok(Renewed::Unknown);
+    }
+    batch.write_pending_touch(renewal.id, now)?;
+    let Some((session, which)) = find(batch)? else {
         return Ok(Renewed::Unknown);
     };
     let is_over = !session.is_active(now);
@@ -172,7 +180,7 @@ fn report(
 }
 
 /// Erases what the successors of tokens whose grace is over were made with.
-pub(super) fn erase_nonces(batch: &Batch<'_>, now: Timestamp, limit: usize) -> rusqlite::Result<()> {
+pub(super) fn erase_nonces(batch: &Batch<'_>, now: Timestamp, limit: usize) -> rusqlite::Result<usize> {
     batch
         .connection
         .prepare_cached(
@@ -182,5 +190,4 @@ pub(super) fn erase_nonces(batch: &Batch<'_>, now: Timestamp, limit: usize) -> r
                   ORDER BY grace_ends_at LIMIT ?2)",
         )?
         .execute(params![now, limit])
-        .map(drop)
 }

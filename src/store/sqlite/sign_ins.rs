@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
-use super::changes::{end_each, end_session, owned, unended_of_user, write_event, write_user};
+use super::changes::{end_each, end_session, expire, owned, unended_of_user, write_event, write_user};
 use super::counts::Kind;
 use super::reads;
 use super::rows::text;
@@ -14,8 +14,8 @@ use crate::clock::Timestamp;
 use crate::event::{Event, EventKind};
 use crate::session::{AppName, EndedBy, OnLimit, Reason, SecretHash, Session, SessionId};
 use crate::store::{
-    Authenticated, Authentication, Creation, EndRequest, IDEMPOTENCY_MILLIS, Idempotency, NewSession, Owner,
-    REFUSED_LIST_LEN_MAX, Refused, VISITORS_MILLIS, Visitor,
+    Authenticated, Authentication, Creation, EndRequest, IDEMPOTENCY_MILLIS, Idempotency, NewSession,
+    OVERDUE_PER_CREATION, Owner, REFUSED_LIST_LEN_MAX, Refused, VISITORS_MILLIS, Visitor,
 };
 use crate::user::{Tiers, UserId};
 
@@ -31,7 +31,7 @@ pub(super) fn create(batch: &mut Batch<'_>, new: &NewSession) -> rusqlite::Resul
         if let Some(there) = in_the_way.take_if(|there| there.is_active(new.now)) {
             return Ok(Creation::Existed(Box::new(there)));
         }
-        if in_the_way.is_none() && !batch.has_room(&new.app, Kind::Client, client.total_max)? {
+        if in_the_way.is_none() && !makes_room(batch, &new.app, Kind::Client, client.total_max, new.now)? {
             return Ok(Creation::AppFull);
         }
     }
@@ -39,7 +39,7 @@ pub(super) fn create(batch: &mut Batch<'_>, new: &NewSession) -> rusqlite::Resul
         if let Some(retry_at) = too_many_visitors(batch.connection, &new.app, visitor, new.now)? {
             return Ok(Creation::TooManyVisitors { retry_at });
         }
-        if !batch.has_room(&new.app, Kind::Anonymous, visitor.total_max)? {
+        if !makes_room(batch, &new.app, Kind::Anonymous, visitor.total_max, new.now)? {
             return Ok(Creation::AppFull);
         }
     }
@@ -74,6 +74,21 @@ pub(super) fn create(batch: &mut Batch<'_>, new: &NewSession) -> rusqlite::Resul
         session: Box::new(session),
         evicted,
     })
+}
+
+/// Whether the app may have one more of a kind, once what is overdue is written down as ended.
+fn makes_room(
+    batch: &mut Batch<'_>,
+    app: &AppName,
+    kind: Kind,
+    max: u32,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
+    if batch.has_room(app, kind, max)? {
+        return Ok(true);
+    }
+    expire(batch, now, OVERDUE_PER_CREATION)?;
+    batch.has_room(app, kind, max)
 }
 
 fn insert(batch: &mut Batch<'_>, new: &NewSession) -> rusqlite::Result<Session> {

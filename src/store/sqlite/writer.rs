@@ -11,6 +11,7 @@
 //! an old snapshot longer than the busy timeout; then it grows until that reader ends, and the log says so.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -24,7 +25,7 @@ use super::changes;
 use super::counts::{Counts, Kind};
 use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::session::{AppName, SessionId};
+use crate::session::{AppName, SessionId, Touch};
 use crate::store::{Answer, Committed, Hooks};
 
 /// Most changes that share a commit: one takes about 10 µs, so that the first of a batch waits a few ms at most.
@@ -58,9 +59,26 @@ pub(super) struct Batch<'c> {
     pub(super) counts: &'c mut Counts,
     ids: &'c mut IdGenerator,
     hooks: Option<&'c dyn Hooks>,
+    /// Touches with addresses that this batch has written. Until it is committed they are still pending, so that the
+    /// same one can come again, and its addresses would be news each time.
+    written: HashMap<SessionId, Touch>,
 }
 
 impl Batch<'_> {
+    /// Whether a touch, or a later state of it, is yet to be written by this batch.
+    pub(super) fn is_to_be_written(&mut self, touch: &Touch) -> bool {
+        if touch.first_address.is_none() {
+            return true;
+        }
+        let is_later =
+            |written: &Touch| written.first_address == touch.first_address && written.at >= touch.at;
+        if self.written.get(&touch.id).is_some_and(is_later) {
+            return false;
+        }
+        self.written.insert(touch.id, *touch);
+        true
+    }
+
     /// Writes the pending touch of a session, so that its row is as it was used until now.
     pub(super) fn write_pending_touch(&mut self, id: SessionId, now: Timestamp) -> rusqlite::Result<()> {
         match self.hooks.and_then(|hooks| hooks.pending_touch(id)) {
@@ -283,6 +301,7 @@ impl WriterThread {
             counts: &mut self.counts,
             ids: &mut self.ids,
             hooks: hooks.as_deref(),
+            written: HashMap::new(),
         };
         let run = |sql: &str| {
             self.connection

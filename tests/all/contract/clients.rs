@@ -14,7 +14,7 @@ over_both_stores!(
     client_id_is_free_again_after_an_ending,
     app_has_only_so_many_sessions_with_client_ids,
     overdue_session_is_replaced_also_when_the_app_is_full,
-    overdue_sessions_of_other_ids_take_room_until_they_are_written_down,
+    overdue_session_of_another_id_makes_room_and_ends_first,
     overdue_session_of_the_same_user_ends_once,
     overdue_session_stays_if_its_successor_is_refused,
     client_id_stays_when_a_user_signs_in,
@@ -170,12 +170,15 @@ async fn overdue_session_is_replaced_also_when_the_app_is_full(f: Fixture) {
     assert_full(store, within(1, 8, 101)).await;
 }
 
-async fn overdue_sessions_of_other_ids_take_room_until_they_are_written_down(f: Fixture) {
+async fn overdue_session_of_another_id_makes_room_and_ends_first(f: Fixture) {
     let store = &*f.store;
-    put(store, within(1, 7, 0)).await;
-    assert_full(store, within(1, 8, 100)).await;
-    store.expire(at(100), 10).await.expect("swept");
-    put(store, within(1, 8, 100)).await;
+    let overdue = put(store, within(1, 7, 0)).await.id;
+    assert_full(store, within(1, 8, 99)).await;
+    let next = put(store, within(1, 8, 100)).await.id;
+    assert_eq!(
+        f.told_since(1),
+        each([("session.expired", overdue), ("session.created", next)])
+    );
 }
 
 async fn overdue_session_of_the_same_user_ends_once(f: Fixture) {
