@@ -12,6 +12,7 @@ use super::problem::{Problem, ProblemBody};
 use super::session_body::{Audience, SessionBody};
 use super::{State, json};
 use crate::clock::Timestamp;
+use crate::data::{DATA_DEPTH_MAX, is_too_deep};
 use crate::error::FieldError;
 use crate::manager::{CheckAnswer, Demands, Refusal, Revocation, Use};
 use crate::session::{AUTH_LEN_MAX, Auth, EndedBy, REASON_CHARS_MAX, Reason, Session, Token};
@@ -30,6 +31,12 @@ pub(super) fn parse_auth(
     object: &serde_json::Map<String, serde_json::Value>,
     errors: &mut Vec<FieldError>,
 ) -> Option<Auth> {
+    if is_too_deep(object) {
+        // An answer holds it some levels deeper, and clients whose parsers have a bound must be able to read it.
+        let rule = format!("may have {DATA_DEPTH_MAX} levels at most");
+        errors.push(FieldError::new("auth", rule));
+        return None;
+    }
     let auth = Auth::from_object(object);
     if auth.is_none() {
         errors.push(FieldError::new(

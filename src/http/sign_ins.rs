@@ -41,8 +41,8 @@ pub struct CreateSession {
     /// A tier to store for the user.
     #[schema(example = "premium")]
     tier: Option<String>,
-    /// What the application keeps about the sign-in: an object of at most 8 KiB. A list `tags` in it can be demanded
-    /// by checks.
+    /// What the application keeps about the sign-in: an object of at most 8 KiB and 64 levels. A list `tags` in it can be
+    /// demanded by checks.
     #[schema(value_type = Option<Object>)]
     auth: Option<serde_json::Map<String, serde_json::Value>>,
     /// A name for the session, up to 100 characters.

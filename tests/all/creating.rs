@@ -898,6 +898,42 @@ async fn auth_is_an_object_of_at_most_8_kib_and_comes_back_as_it_was() {
 }
 
 #[tokio::test]
+async fn auth_may_have_64_levels_wherever_it_is_given() {
+    let server = TestServer::start().await;
+    let ada = server.sign_in("ada").await;
+    let session = format!("/v1/sessions/{}", ada.id);
+    let authenticate = format!("{session}/authenticate");
+    let calls = [
+        ("POST", "/v1/sessions"),
+        ("PUT", "/v1/client-sessions/7"),
+        ("POST", &authenticate),
+        ("PATCH", &session),
+    ];
+    for (method, path) in calls {
+        for levels in [65, 64] {
+            let lists = (1..levels).fold(json!(1), |value, _| json!([value]));
+            let mut body = json!({ "auth": { "a": lists } });
+            if method != "PATCH" {
+                body["user_id"] = json!("ada");
+            }
+            let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
+            let reply = server.request(method, path).key(&server.key).json(body);
+            let reply = reply.send().await;
+            if levels > 64 {
+                assert_eq!(
+                    (reply.status, reply.wrong_fields()),
+                    (422, vec!["auth"]),
+                    "{path}: {}",
+                    reply.text
+                );
+            } else {
+                assert!([200, 201].contains(&reply.status), "{path}: {}", reply.text);
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn values_out_of_bounds_are_refused_and_name_their_field() {
     let server = TestServer::start().await;
     let cases = [
