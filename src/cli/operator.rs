@@ -25,6 +25,8 @@ pub(super) enum OperatorError {
     Refused(String),
     #[error("cannot reach the server by its operator socket: {0}")]
     Unreachable(#[from] reqwest::Error),
+    #[error("cannot read the server's answer: {0}")]
+    Unreadable(serde_json::Error),
 }
 
 /// A connection to the operator plane.
@@ -134,11 +136,15 @@ impl Operator {
         let response = request.send().await?;
         let status = response.status();
         let bytes = response.bytes().await?;
-        let answer: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        if status.is_success() {
-            Ok(answer)
-        } else {
-            Err(OperatorError::Refused(refusal(&answer, status.as_u16())))
+        if status.is_success() && bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        match serde_json::from_slice(&bytes) {
+            Ok(answer) if status.is_success() => Ok(answer),
+            Ok(problem) => Err(OperatorError::Refused(refusal(&problem, status.as_u16()))),
+            // Not to be mistaken for an empty list.
+            Err(error) if status.is_success() => Err(OperatorError::Unreadable(error)),
+            Err(_) => Err(OperatorError::Refused(refusal(&Value::Null, status.as_u16()))),
         }
     }
 }

@@ -4,8 +4,12 @@ use std::path::Path;
 
 use reqwest::Method;
 use serde_json::json;
+use sessiond::manager::SignIn;
+use sessiond::session::{AppName, Auth};
+use sessiond::user::UserId;
 use tempfile::{TempDir, tempdir};
 
+use crate::harness::TestServer;
 use crate::process::{Finished, Process, Served, create_key, names_in, run, sessiond, text};
 
 const UNKNOWN_ID: &str = "018f0000-0000-7000-8000-000000000000";
@@ -513,4 +517,25 @@ fn every_command_explains_itself() {
         }
     }
     assert_eq!(explained, 16, "one page for each command and group of commands");
+}
+
+#[tokio::test]
+async fn list_that_cannot_be_read_is_a_failure_and_no_empty_list() {
+    let server = TestServer::start().await;
+    // Deeper than any call takes, and than parsers go.
+    let lists = (0..200).fold(json!(1), |value, _| json!([value]));
+    let deep = json!({ "a": lists });
+    let sign_in = SignIn {
+        user_id: UserId::parse("ada"),
+        auth: Auth::from_object(deep.as_object().expect("an object")),
+        ..SignIn::default()
+    };
+    let created = server.manager.create(&AppName::default_app(), sign_in).await;
+    assert!(created.is_ok(), "{created:?}");
+    let path = server.database();
+    let dir = path.parent().expect("a directory");
+
+    let listed = on(dir, &["sessions", "list", "--user", "ada"]);
+
+    listed.failed(1, &["cannot read the server's answer"]);
 }
