@@ -297,9 +297,10 @@ impl From<Error> for Problem {
             Error::SessionLimitReached { max, active } => {
                 let detail = match max {
                     0 => "This user's maximum of sessions is 0.".to_owned(),
+                    // How many they have is not told by the list, which is cut.
                     _ => format!(
-                        "This user has as many active sessions as they may ({max}). End one of them, or name some in \
-                         end_ids."
+                        "This user may have {max} active sessions, and has no room for one more. End some of them, or \
+                         name some in end_ids."
                     ),
                 };
                 Self::new(Code::SessionLimitReached, detail).with(|more| more.sessions = Some(active))

@@ -329,6 +329,11 @@ async fn list_is_cut_at_200_newest_first() {
     let newest_first = active(&server).await;
     assert_eq!(newest_first.len(), 200, "a page");
     assert_eq!(listed(&refused), newest_first);
+    let detail = refused.json["detail"].as_str().expect("a sentence");
+    assert!(
+        detail.contains("205") && !detail.contains("200"),
+        "the list's length is not theirs: {detail}"
+    );
 }
 
 // Chosen
