@@ -276,6 +276,45 @@ async fn putting_it_again_uses_it_and_looking_does_not() {
 }
 
 #[tokio::test]
+async fn use_that_is_not_written_yet_keeps_it_alive() {
+    for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE] {
+        let server = TestServer::start().await;
+        let id = id_of(&put(&server, "7", json!({ "idle_timeout_secs": 60 })).await);
+        server.advance(59);
+        assert_eq!(put(&server, "7", json!({})).await.status, 200);
+        server.advance(59);
+
+        let reply = call(&server, method.clone(), "7").send().await;
+
+        assert!([200, 204].contains(&reply.status), "{method}: {}", reply.text);
+        let session = server.get(&format!("/v1/sessions/{id}")).key(&server.key);
+        let expected = if method == Method::DELETE {
+            "revoked"
+        } else {
+            "active"
+        };
+        assert_eq!(session.send().await.json["status"], expected, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn ids_in_paths_are_found_below_a_base_path() {
+    let server = TestServer::start_with(|config| config.server.base_path = "/auth/x".into()).await;
+    let created = put(&server, "-7", json!({})).await;
+    assert_eq!(
+        (created.status, &created.json["client_session_id"]),
+        (201, &json!("-7"))
+    );
+    assert_eq!(put(&server, "%37", json!({})).await.status, 422);
+    let path = format!("/v1/sessions/{}/identities/a%2Fb", id_of(&created));
+    let identity = server
+        .request(Method::PUT, &path)
+        .key(&server.key)
+        .json(json!({}));
+    assert_eq!(identity.send().await.json["identities"], json!({ "a/b": {} }));
+}
+
+#[tokio::test]
 async fn existing_one_keeps_everything_but_its_use_whatever_the_body_says() {
     let server = TestServer::start().await;
     let body = json!({ "user_id": "ada", "name": "Desk", "auth": { "n": 1 }, "data": { "a": 1 } });

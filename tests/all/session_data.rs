@@ -853,6 +853,24 @@ async fn calls_for_data_are_no_use_of_the_session() {
     assert_eq!(session.json["last_activity_at"], at(0));
 }
 
+#[tokio::test]
+async fn session_that_lives_by_a_use_that_is_not_written_yet_has_its_data() {
+    let server = TestServer::start().await;
+    let body = json!({ "user_id": "ada", "data": { "a": 1 }, "idle_timeout_secs": 60 });
+    let ada = server.create(body).await;
+    server.advance(59);
+    assert_eq!(server.check(&ada.token).await.status, 200);
+    server.advance(59);
+
+    assert_data(&server, &ada.id, r#"{"a":1}"#, 1).await;
+    assert_eq!(patch(&server, &ada.id, "", json!({ "b": 2 })).await.status, 200);
+
+    server.advance(1);
+    get(&server, &ada.id, "")
+        .await
+        .assert_problem(410, "session_ended");
+}
+
 // Who sees it
 
 #[tokio::test]
