@@ -1,8 +1,10 @@
 //! Creations that are repeated by their key: one session and one token, as long as both are good.
 
 use serde_json::{Value, json};
+use tempfile::tempdir;
 
 use crate::harness::{Reply, Request, TestServer, events};
+use crate::process::{Served, create_key, text};
 use crate::support::{DAY, HOUR, add_app, at_once, count, with_status};
 use crate::wire::{Wire, assert_unchanged, dump};
 
@@ -147,6 +149,30 @@ async fn repetition_is_recognised_after_a_restart() {
     assert!(is_replayed(&again));
     assert_eq!(token(&again), token(&first));
     assert_eq!(server.check(&token(&again)).await.status, 200);
+}
+
+#[tokio::test]
+async fn call_whose_answer_was_lost_with_the_server_is_repeated_after_kill_9() {
+    let dir = tempdir().expect("a directory");
+    let key = create_key(dir.path());
+    let call = async |server: &Served| -> (bool, Value) {
+        let request = server.client.post(format!("{}/v1/sessions", server.base));
+        let request = request.bearer_auth(&key).header("idempotency-key", "call-1");
+        let response = request.json(&ada()).send().await.expect("an answer");
+        assert_eq!(response.status(), 201);
+        let is_replayed = response.headers().contains_key("idempotency-replayed");
+        (is_replayed, response.json().await.expect("JSON"))
+    };
+    let mut server = Served::serve(dir.path());
+    let (_, first) = call(&server).await;
+    server.process.kill();
+
+    let server = Served::serve(dir.path());
+    let (is_replayed, again) = call(&server).await;
+
+    assert!(is_replayed);
+    assert_eq!(again["token"], first["token"]);
+    server.assert_token(&text(&again["token"]), "active").await;
 }
 
 #[tokio::test]
