@@ -771,3 +771,20 @@ async fn reader_with_an_older_row_does_not_undo_that_a_later_successor_was_seen(
     assert_eq!(m.look_at(&first).await, REPLACED, "written");
     assert!(is_active(m.look_at(&second).await));
 }
+
+#[tokio::test]
+async fn session_whose_use_is_still_in_memory_can_be_renewed_and_signed_in_with() {
+    let m = Managed::start().await;
+    let (renewing, visiting) = (visit(&m).await, visit(&m).await);
+    m.advance(90);
+    for visit in [&renewing, &visiting] {
+        assert_eq!(m.use_token(&visit.token).await, Checked::Active(at(90)));
+    }
+    m.advance(30);
+    assert_eq!(m.stored(visiting.session.id).await.expires_at(), at(100));
+    let successor = renewed(renew(&m, &renewing.token).await);
+    let signed_in = authenticate(&m, visiting.session.id, "ada").await;
+    let signed_in = signed_in.expect("it was used in time");
+    assert_eq!(m.use_token(&successor).await, Checked::Active(at(120)));
+    assert_eq!(m.use_token(&signed_in.token).await, Checked::Active(at(120)));
+}

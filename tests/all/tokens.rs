@@ -1046,3 +1046,32 @@ async fn address_used_before_a_sign_in_does_not_become_the_latest_one() {
     );
     assert_eq!(told, [json!({ "ip_address": "192.0.2.2", "user_id": null })]);
 }
+
+#[tokio::test]
+async fn repeated_create_answers_no_token_once_its_session_has_another() {
+    let server = TestServer::start().await;
+    let create = async |name: &str| {
+        server
+            .post("/v1/sessions", json!({ "user_id": "ada" }))
+            .key(&server.key)
+            .header("idempotency-key", name)
+            .send()
+            .await
+    };
+    for (case, is_renewal) in [("renewed", true), ("signed-in", false)] {
+        let first = create(case).await;
+        let token = first.json["token"].as_str().expect("a token");
+        let id = first.json["session"]["id"].as_str().expect("an id");
+        assert_eq!(create(case).await.json["token"], token, "{case}, not yet");
+        if is_renewal {
+            successor(&server, token).await;
+        } else {
+            token_in(&authenticate(&server, id, json!({ "user_id": "ada" })).await);
+        }
+        let before = dump(&server).await;
+        let again = create(case).await;
+        again.assert_problem(409, "idempotency_session_changed");
+        assert!(!again.text.contains("sst_"), "{}", again.text);
+        assert_unchanged(&before, &dump(&server).await);
+    }
+}

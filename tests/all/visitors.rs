@@ -763,3 +763,17 @@ async fn parallel_visits_of_one_network_are_no_more_than_the_limit() {
         retry_after(reply);
     }
 }
+
+#[tokio::test]
+async fn visitors_whose_address_nobody_knows_are_counted_together() {
+    let server = open_with(|config| {
+        trust_loopback(config);
+        default_app(config).anonymous_per_hour = 2;
+    })
+    .await;
+    let visit_for = |node: &'static str| visit(&server).header("forwarded", &format!("for={node}")).send();
+    started(&visit_for("unknown").await);
+    started(&visit_for("_hidden").await);
+    retry_after(&visit_for("_another").await);
+    started(&visit_for("203.0.113.7").await);
+}
