@@ -13,7 +13,7 @@ use tokio::sync::Barrier;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::races::{busy, crowd_out, rename, set_maximum, with_tiny_cache};
-use crate::stores::{Checked, Managed, app, at, check, ended, how, is_pending, logout, soon, user};
+use crate::stores::{Checked, Hold, Managed, app, at, check, ended, how, is_pending, logout, soon, user};
 
 /// How long a replaced token stays good by default, in seconds.
 const GRACE: u64 = 30;
@@ -84,6 +84,24 @@ fn advance_to_last_moment_of_grace(m: &Managed) {
 
 fn advance_a_moment(m: &Managed) {
     m.clock.advance(Duration::from_millis(1));
+}
+
+/// A reader who is held with a row that cannot be cached: it has changed each time it was read.
+async fn reader_with_old_copy(m: &Managed, token: &Token) -> (JoinHandle<Checked>, Hold) {
+    let mut held = m.probe.after_find.hold_next();
+    let reader = m.spawn_check(token, Use::Look);
+    for n in 0..3 {
+        held.arrived().await;
+        m.manager
+            .update(&app(), token.id(), Owner::Anyone, rename(&n.to_string()))
+            .await
+            .expect("renamed");
+        if n < 2 {
+            let next = m.probe.after_find.hold_next();
+            std::mem::replace(&mut held, next).let_go();
+        }
+    }
+    (reader, held)
 }
 
 fn count(m: &Managed, kind: &str) -> usize {
@@ -741,21 +759,7 @@ async fn rename_between_a_renewal_and_its_flush_keeps_the_grace() {
 async fn reader_with_an_older_row_does_not_undo_that_a_later_successor_was_seen() {
     let m = with_tiny_cache().await;
     let (_, first) = with_renewal(&m).await;
-    let id = first.id();
-    // Its row changes each time it is read, so that in the end it answers from an old copy.
-    let mut held = m.probe.after_find.hold_next();
-    let reader = m.spawn_check(&first, Use::Look);
-    for n in 0..3 {
-        held.arrived().await;
-        m.manager
-            .update(&app(), id, Owner::Anyone, rename(&n.to_string()))
-            .await
-            .expect("renamed");
-        if n < 2 {
-            let next = m.probe.after_find.hold_next();
-            std::mem::replace(&mut held, next).let_go();
-        }
-    }
+    let (reader, held) = reader_with_old_copy(&m, &first).await;
     assert!(is_active(m.look_at(&first).await));
     m.advance(GRACE);
     let second = renewed(renew(&m, &first).await);
@@ -787,4 +791,25 @@ async fn session_whose_use_is_still_in_memory_can_be_renewed_and_signed_in_with(
     let signed_in = signed_in.expect("it was used in time");
     assert_eq!(m.use_token(&successor).await, Checked::Active(at(120)));
     assert_eq!(m.use_token(&signed_in.token).await, Checked::Active(at(120)));
+}
+
+#[tokio::test]
+async fn successor_seen_through_a_copy_that_could_not_be_cached_ends_the_grace_in_the_cached_one() {
+    for is_flushed in [false, true] {
+        let m = Managed::start().await;
+        let (ada, successor) = with_renewal(&m).await;
+        let (reader, held) = reader_with_old_copy(&m, &successor).await;
+        assert!(is_active(m.look_at(&ada.token).await), "cached by another");
+        held.let_go();
+        assert!(is_active(soon("the reader", reader).await.expect("an answer")));
+        if is_flushed {
+            m.manager.flush_touches().await.expect("flushed");
+        }
+        let finds = m.probe.finds();
+        advance_to_last_moment_of_grace(&m);
+        assert!(is_active(m.look_at(&ada.token).await), "flushed: {is_flushed}");
+        advance_a_moment(&m);
+        assert_eq!(m.look_at(&ada.token).await, REPLACED, "flushed: {is_flushed}");
+        assert_eq!(m.probe.finds(), finds, "both by the cached copy");
+    }
 }
