@@ -1,6 +1,8 @@
 //! Random operations against two managers: one over SQLite with a tiny cache and restarts, one over the reference model
 //! in memory. Every answer and every event must be the same.
 
+mod operations;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,268 +11,39 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use sessiond::clock::{Clock, Timestamp};
 use sessiond::config::Config;
+use sessiond::data::{Data, DataChange, DataPath};
 use sessiond::error::Error;
-use sessiond::manager::{CheckAnswer, Demands, Refusal, Revocation, SessionManager, SignIn, Use};
+use sessiond::manager::{
+    CheckAnswer, Demands, Refusal, RenewAnswer, RepeatableCall, Revocation, SessionManager, SignIn, SignedIn,
+    Use,
+};
 use sessiond::metrics::Metrics;
-use sessiond::session::{AppName, Auth, EndedBy, Reason, Secret, Session, SessionId, Token};
+use sessiond::session::{
+    ApiKey, AppName, Auth, EndedBy, Grace, IdentityPatch, KeyId, OnLimit, OnTokenReuse, Reason, Secret,
+    SecretHash, Session, SessionId, Token,
+};
 use sessiond::store::memory::MemoryStore;
-use sessiond::store::{Owner, SessionPatch, SessionStore, StatusFilter, UserPatch};
+use sessiond::store::{DataPatch, Owner, SessionPatch, SessionStore, StatusFilter, UserPatch};
 use sessiond::sweeper;
 use sessiond::user::{Tiers, UserId};
 use tempfile::TempDir;
 
-use crate::harness::{FIREFOX_ON_LINUX, START, config_in};
+use self::operations::{Op, Pick, Said, Starter, Which, operations};
+use crate::harness::{FIREFOX_ON_LINUX, START, config_in, open_database};
 use crate::stores::{
-    EventRow, address, app, app_named, database_in, event_rows, sqlite_in, start_manager, user,
+    EventRow, address, app, app_named, data, database_in, event_rows, sqlite_in, start_manager, user,
 };
 
-/// Sequences that are tried, and operations of one.
+/// Sequences that are tried.
 const CASES: u32 = 128;
-const OPERATIONS: std::ops::Range<usize> = 20..80;
 const TIERS: [&str; 4] = ["pair", "five", "none", "unknown"];
 const REASONS: [&str; 3] = [Reason::LOGOUT, Reason::MANUAL, "made up"];
 const ENDERS: [EndedBy; 3] = [EndedBy::User, EndedBy::App, EndedBy::Operator];
+const ENDINGS: [&str; 3] = ["session.revoked", "session.evicted", "session.expired"];
+const CLIENT_IDS: [i64; 4] = [i64::MIN, -1, 7, i64::MAX];
+const PATHS: [&str; 4] = ["a", "a.b", "a.b.c", "d"];
+const IDENTITIES: [&str; 3] = ["work", "home", ""];
 const STATUSES: [StatusFilter; 3] = [StatusFilter::Active, StatusFilter::Ended, StatusFilter::All];
-
-/// One of a few; sessions are counted as they are made, users and apps are few.
-type Pick = u8;
-
-#[derive(Debug, Clone)]
-enum Op {
-    Create {
-        user: Pick,
-        app: Pick,
-        tier: Option<Pick>,
-        timeouts: (Option<u64>, Option<u64>),
-        remember: bool,
-        address: Option<Pick>,
-        verified_secs_ago: Option<u64>,
-        is_furnished: bool,
-    },
-    Check {
-        session: Pick,
-        in_own_app: bool,
-        usage: Option<Option<Pick>>,
-        is_secret_right: bool,
-        max_auth_age_secs: Option<u64>,
-        wants_tag: bool,
-    },
-    Touch {
-        session: Pick,
-        address: Option<Pick>,
-    },
-    Find {
-        session: Pick,
-        owner: Option<Pick>,
-    },
-    Revoke {
-        session: Pick,
-        owner: Option<Pick>,
-        why: Pick,
-        by: Pick,
-    },
-    RevokeUser {
-        user: Pick,
-        app: Pick,
-        except: Option<Pick>,
-        credentials_changed: bool,
-    },
-    RevokeApp {
-        app: Pick,
-    },
-    Update {
-        session: Pick,
-        owner: Option<Pick>,
-        name: Option<Option<Pick>>,
-        is_trusted: Option<bool>,
-        auth: Option<Option<Pick>>,
-    },
-    UpdateUser {
-        user: Pick,
-        app: Pick,
-        tier: Option<Option<Pick>>,
-        max_sessions: Option<Option<u32>>,
-        is_blocked: Option<bool>,
-    },
-    FindUser {
-        user: Pick,
-        app: Pick,
-    },
-    ListUser {
-        user: Pick,
-        app: Pick,
-        status: Pick,
-        limit: usize,
-    },
-    ListApp {
-        app: Pick,
-        anonymous: bool,
-        status: Pick,
-        limit: usize,
-    },
-    Flush,
-    Tick,
-    Expire {
-        limit: usize,
-    },
-    Purge {
-        limit: usize,
-    },
-    Advance {
-        millis: u64,
-    },
-    /// To the deadline of a session, a millisecond before, or one after.
-    AdvanceToDeadline {
-        session: Pick,
-        offset_millis: i64,
-    },
-    /// Writes what is pending and opens the database again.
-    Restart,
-}
-
-fn operations() -> impl Strategy<Value = Vec<Op>> {
-    let user = || 0..4_u8;
-    let app = || prop_oneof![4 => Just(0_u8), 1 => Just(1_u8)];
-    let session = any::<Pick>;
-    let address = || proptest::option::weighted(0.4, 0..3_u8);
-    let owner = || proptest::option::weighted(0.4, 0..4_u8);
-    let limit = || prop_oneof![Just(1_usize), Just(2), Just(50)];
-    let status = || 0..3_u8;
-    let timeout = || proptest::option::weighted(0.3, prop_oneof![Just(0_u64), 1..50_u64, Just(100_000)]);
-    let create = (
-        (user(), app(), proptest::option::weighted(0.2, 0..4_u8)),
-        (timeout(), timeout()),
-        proptest::bool::weighted(0.1),
-        address(),
-        proptest::option::weighted(0.2, 0..40_u64),
-        any::<bool>(),
-    )
-        .prop_map(
-            |((user, app, tier), timeouts, remember, address, verified_secs_ago, is_furnished)| Op::Create {
-                user,
-                app,
-                tier,
-                timeouts,
-                remember,
-                address,
-                verified_secs_ago,
-                is_furnished,
-            },
-        );
-    let check = (
-        session(),
-        proptest::bool::weighted(0.95),
-        proptest::option::weighted(0.8, address()),
-        proptest::bool::weighted(0.95),
-        proptest::option::weighted(0.1, 0..100_u64),
-        proptest::bool::weighted(0.1),
-    )
-        .prop_map(
-            |(session, in_own_app, usage, is_secret_right, max_auth_age_secs, wants_tag)| Op::Check {
-                session,
-                in_own_app,
-                usage,
-                is_secret_right,
-                max_auth_age_secs,
-                wants_tag,
-            },
-        );
-    let touch = (session(), address()).prop_map(|(session, address)| Op::Touch { session, address });
-    let find = (session(), owner()).prop_map(|(session, owner)| Op::Find { session, owner });
-    let revoke = (session(), owner(), 0..3_u8, 0..3_u8).prop_map(|(session, owner, why, by)| Op::Revoke {
-        session,
-        owner,
-        why,
-        by,
-    });
-    let revoke_user = (
-        user(),
-        app(),
-        proptest::option::of(session()),
-        proptest::bool::weighted(0.3),
-    )
-        .prop_map(|(user, app, except, credentials_changed)| Op::RevokeUser {
-            user,
-            app,
-            except,
-            credentials_changed,
-        });
-    let update = (
-        session(),
-        owner(),
-        proptest::option::of(proptest::option::of(0..3_u8)),
-        proptest::option::of(any::<bool>()),
-        proptest::option::of(proptest::option::of(0..3_u8)),
-    )
-        .prop_map(|(session, owner, name, is_trusted, auth)| Op::Update {
-            session,
-            owner,
-            name,
-            is_trusted,
-            auth,
-        });
-    let update_user = (
-        user(),
-        app(),
-        proptest::option::of(proptest::option::of(0..4_u8)),
-        proptest::option::of(proptest::option::of(prop_oneof![0..5_u32, Just(10_001)])),
-        proptest::option::of(proptest::bool::weighted(0.4)),
-    )
-        .prop_map(|(user, app, tier, max_sessions, is_blocked)| Op::UpdateUser {
-            user,
-            app,
-            tier,
-            max_sessions,
-            is_blocked,
-        });
-    let list_user = (user(), app(), status(), limit()).prop_map(|(user, app, status, limit)| Op::ListUser {
-        user,
-        app,
-        status,
-        limit,
-    });
-    let list_app =
-        (app(), any::<bool>(), status(), limit()).prop_map(|(app, anonymous, status, limit)| Op::ListApp {
-            app,
-            anonymous,
-            status,
-            limit,
-        });
-    let advance = prop_oneof![
-        Just(0_u64),
-        1..5_000_u64,
-        5_000..40_000_u64,
-        40_000..120_000_u64,
-        120_000..600_000_u64
-    ]
-    .prop_map(|millis| Op::Advance { millis });
-    let to_deadline = (session(), -1..=1_i64).prop_map(|(session, offset_millis)| Op::AdvanceToDeadline {
-        session,
-        offset_millis,
-    });
-    let op = prop_oneof![
-        16 => create,
-        24 => check,
-        6 => touch,
-        4 => find,
-        5 => revoke,
-        2 => revoke_user,
-        1 => app().prop_map(|app| Op::RevokeApp { app }),
-        4 => update,
-        4 => update_user,
-        2 => (user(), app()).prop_map(|(user, app)| Op::FindUser { user, app }),
-        4 => list_user,
-        2 => list_app,
-        4 => Just(Op::Flush),
-        3 => Just(Op::Tick),
-        2 => limit().prop_map(|limit| Op::Expire { limit }),
-        2 => limit().prop_map(|limit| Op::Purge { limit }),
-        10 => advance,
-        5 => to_deadline,
-        2 => Just(Op::Restart),
-    ];
-    proptest::collection::vec(op, OPERATIONS)
-}
 
 /// What differs between runs beside the operations.
 #[derive(Debug, Clone, Copy)]
@@ -304,8 +77,16 @@ fn config(dir: &TempDir, setting: Setting) -> Config {
     policy.absolute_timeout_secs = 500;
     policy.remember_idle_timeout_secs = 300;
     policy.remember_absolute_timeout_secs = 1_500;
+    policy.renew_grace_secs = 20;
+    policy.anonymous_idle_timeout_secs = 60;
+    policy.anonymous_per_hour = 2;
+    policy.anonymous_max = 4;
+    policy.client_sessions_max = 2;
     config.apps.insert(app(), policy.clone());
     policy.idle_timeout_secs = 30;
+    policy.on_limit = OnLimit::Deny;
+    policy.on_token_reuse = OnTokenReuse::Notify;
+    policy.renew_grace_secs = 5;
     config.apps.insert(app_named("shop"), policy);
     config
 }
@@ -313,14 +94,44 @@ fn config(dir: &TempDir, setting: Setting) -> Config {
 /// A manager, and what it made.
 struct Side {
     manager: SessionManager,
+    store: Arc<dyn SessionStore>,
     made: Vec<Made>,
+    callers: [ApiKey; 2],
     setting: Setting,
 }
 
 #[derive(Clone)]
 struct Made {
-    token: Token,
+    id: SessionId,
     app: AppName,
+    /// All that it has had, oldest first; of a session by a client's id none is told.
+    tokens: Vec<Token>,
+}
+
+impl Made {
+    fn token(&self, which: Which) -> Token {
+        let known = match which {
+            Which::Back(count) => {
+                let last = self.tokens.len().saturating_sub(1);
+                self.tokens.get(last.saturating_sub(count)).cloned()
+            }
+            Which::Wrong => None,
+        };
+        known.unwrap_or_else(|| Token::new(self.id, Secret::random()))
+    }
+
+    fn number_of_token(&self, hash: &SecretHash) -> Option<usize> {
+        self.tokens.iter().position(|token| token.hash().matches(hash))
+    }
+
+    /// The app it is in, or the other one.
+    fn an_app(&self, own: bool) -> AppName {
+        match (own, self.app == app()) {
+            (true, _) => self.app.clone(),
+            (false, true) => app_named("shop"),
+            (false, false) => app(),
+        }
+    }
 }
 
 fn an_app(pick: Pick) -> AppName {
@@ -351,6 +162,39 @@ fn an_auth(pick: Pick) -> Auth {
     Auth::from_stored([r#"{"tags":["staff"]}"#, "{}", r#"{"b":1,"a":[2]}"#][usize::from(pick)])
 }
 
+fn some_data(pick: Pick) -> Data {
+    data(["{}", r#"{"d":1,"a":{"z":2,"b":[3]}}"#][usize::from(pick)])
+}
+
+fn a_path(pick: Option<Pick>) -> Option<DataPath> {
+    DataPath::parse(PATHS[usize::from(pick?)])
+}
+
+fn a_change(pick: Pick) -> DataChange {
+    let object = serde_json::json!({"b": {"c": 1}, "x": "y"});
+    match pick {
+        0 => DataChange::Put(object),
+        1 => DataChange::Put(1.into()),
+        2 => DataChange::Merge(object),
+        3 => DataChange::Merge(serde_json::json!({"b": null, "a": {"b": null}, "n": 2})),
+        4 => DataChange::Merge(serde_json::Value::Null),
+        5 => DataChange::Remove,
+        6 => DataChange::Take,
+        _ => DataChange::Put("x".repeat(sessiond::data::DATA_LEN_MAX).into()),
+    }
+}
+
+/// One of three, of which the last is long enough that two are too long.
+fn an_identity(pick: Pick) -> serde_json::Map<String, serde_json::Value> {
+    let long = "x".repeat(5_000);
+    let values = [
+        serde_json::json!({}),
+        serde_json::json!({"b": 1, "a": 2}),
+        serde_json::json!({ "note": long }),
+    ];
+    values[usize::from(pick)].as_object().expect("an object").clone()
+}
+
 fn revocation(why: Pick, by: Pick) -> Revocation {
     Revocation::new(REASONS[usize::from(why)], ENDERS[usize::from(by)])
 }
@@ -361,13 +205,16 @@ impl Side {
         dir: &TempDir,
         setting: Setting,
         clock: &Arc<Clock>,
-        made: Vec<Made>,
+        callers: [ApiKey; 2],
     ) -> Self {
         let metrics = Arc::new(Metrics::new());
-        let manager = start_manager(store, &config(dir, setting), clock, metrics).await;
+        let config = config(dir, setting);
+        let manager = start_manager(Arc::clone(&store), &config, clock, metrics).await;
         Self {
             manager,
-            made,
+            store,
+            made: Vec::new(),
+            callers,
             setting,
         }
     }
@@ -375,8 +222,9 @@ impl Side {
     /// One of the sessions made so far, or an unknown one.
     fn pick(&self, pick: Pick) -> Made {
         let unknown = || Made {
-            token: Token::new(SessionId::from_bytes([9; 16]), Secret::random()),
+            id: SessionId::from_bytes([9; 16]),
             app: app(),
+            tokens: Vec::new(),
         };
         if self.made.is_empty() || pick == Pick::MAX {
             return unknown();
@@ -388,7 +236,26 @@ impl Side {
 
     /// The how manieth session it is: ids differ between the two.
     fn number(&self, id: SessionId) -> Option<usize> {
-        self.made.iter().position(|made| made.token.id() == id)
+        self.made.iter().position(|made| made.id == id)
+    }
+
+    /// A token by its number among those of its session; one that was not known is remembered.
+    fn note_token(&mut self, token: &Token, app: &AppName) -> String {
+        let number = self.number(token.id()).unwrap_or_else(|| {
+            self.made.push(Made {
+                id: token.id(),
+                app: app.clone(),
+                tokens: Vec::new(),
+            });
+            self.made.len() - 1
+        });
+        let made = &mut self.made[number];
+        let known = made.number_of_token(&token.hash());
+        let nth = known.unwrap_or_else(|| {
+            made.tokens.push(token.clone());
+            made.tokens.len() - 1
+        });
+        format!("token {nth} of {number}")
     }
 
     fn describe(&self, session: &Session) -> String {
@@ -402,9 +269,23 @@ impl Side {
             session.ip_address,
             session.last_ip_address,
         ));
+        let made = self.made.iter().find(|made| made.id == session.id);
+        let nth = |hash: &SecretHash| made.map(|made| made.number_of_token(hash));
+        let token = nth(&session.token_hash);
+        let before = session.replaced.map(|replaced| {
+            let grace = match replaced.grace {
+                Grace::None => "dead".to_owned(),
+                // Like the use that tells, the end of the grace may go with an ending.
+                _ if last_use.is_none() => "replaced".to_owned(),
+                Grace::Open { .. } => "good".to_owned(),
+                Grace::Until { ends_at, .. } => format!("good until {ends_at:?}"),
+            };
+            (nth(&replaced.hash), grace, replaced.reported_at)
+        });
         format!(
             "{:?} {:?} of {:?} in {} named {:?} trusted {} on {:?}, made {:?} signed in {:?} verified {:?}, \
-             over at {:?} or {:?}, {:?} {ending:?}, used {last_use:?}, auth {:?}",
+             over at {:?} or {:?}, {:?} {ending:?}, used {last_use:?}, auth {:?} and {:?}, data {}, client's {:?}, \
+             token {token:?} after {before:?}",
             self.number(session.id),
             session.status(now),
             session.user_id,
@@ -419,6 +300,12 @@ impl Side {
             session.absolute_expires_at,
             session.idle_timeout_millis,
             session.auth,
+            session
+                .identities
+                .as_ref()
+                .map(sessiond::session::Identities::as_str),
+            session.data_version,
+            session.client_session_id,
         )
     }
 
@@ -448,18 +335,70 @@ impl Side {
         let manager = &self.manager;
         match op {
             Op::Create { .. } => self.create(op).await,
+            Op::Authenticate { .. } => self.authenticate(op).await,
+            Op::Renew { .. } => self.renew(op).await,
             Op::Check { .. } => self.check(op).await,
+            Op::EnsureClient {
+                app,
+                id,
+                user,
+                address,
+            } => {
+                let sign_in = SignIn {
+                    user_id: a_user(*user),
+                    ip_address: an_address(*address),
+                    ..SignIn::default()
+                };
+                let (app, id) = (an_app(*app), CLIENT_IDS[usize::from(*id)]);
+                match manager.ensure_client_session(&app, id, sign_in).await {
+                    Ok((session, is_new)) => {
+                        if is_new {
+                            self.made.push(Made {
+                                id: session.id,
+                                app,
+                                tokens: Vec::new(),
+                            });
+                        }
+                        format!("{is_new} {}", self.describe(&session))
+                    }
+                    Err(error) => self.described_error(error),
+                }
+            }
+            Op::FindClient { app, id } => {
+                let id = CLIENT_IDS[usize::from(*id)];
+                self.described(manager.find_client_session(&an_app(*app), id).await)
+            }
+            Op::RevokeClient { app, id, by } => {
+                let (app, id) = (an_app(*app), CLIENT_IDS[usize::from(*id)]);
+                let revoked = manager.revoke_client_session(&app, id, revocation(0, *by));
+                format!("{:?}", revoked.await)
+            }
+            Op::ChangeData {
+                session,
+                path,
+                change,
+                if_versions,
+            } => {
+                let made = self.pick(*session);
+                let patch = DataPatch {
+                    at: a_path(*path),
+                    change: a_change(*change),
+                    if_versions: if_versions.clone(),
+                };
+                described_data(manager.change_data(&made.app, made.id, patch).await)
+            }
+            Op::FindData { session, path } => {
+                let made = self.pick(*session);
+                let at = a_path(*path);
+                described_data(manager.find_data(&made.app, made.id, at.as_ref()).await)
+            }
             Op::Touch { session, address } => {
                 let made = self.pick(*session);
-                self.described(
-                    manager
-                        .touch(&made.app, made.token.id(), an_address(*address))
-                        .await,
-                )
+                self.described(manager.touch(&made.app, made.id, an_address(*address)).await)
             }
             Op::Find { session, owner } => {
                 let made = self.pick(*session);
-                self.described(manager.find(&made.app, made.token.id(), &an_owner(*owner)).await)
+                self.described(manager.find(&made.app, made.id, &an_owner(*owner)).await)
             }
             Op::Revoke {
                 session,
@@ -469,7 +408,7 @@ impl Side {
             } => {
                 let made = self.pick(*session);
                 let revocation = revocation(*why, *by);
-                let revoked = manager.revoke(&made.app, made.token.id(), an_owner(*owner), revocation);
+                let revoked = manager.revoke(&made.app, made.id, an_owner(*owner), revocation);
                 format!("{:?}", revoked.await)
             }
             Op::RevokeUser {
@@ -478,7 +417,7 @@ impl Side {
                 except,
                 credentials_changed,
             } => {
-                let except = except.map(|session| self.pick(session).token.id());
+                let except = except.map(|session| self.pick(session).id);
                 let reason = if *credentials_changed {
                     Reason::CREDENTIALS_CHANGED
                 } else {
@@ -499,6 +438,7 @@ impl Side {
                 name,
                 is_trusted,
                 auth,
+                identity,
             } => {
                 let made = self.pick(*session);
                 let names = ["desk", "", "phone"];
@@ -506,9 +446,12 @@ impl Side {
                     name: name.map(|name| name.map(|pick| names[usize::from(pick)].to_owned())),
                     is_trusted: *is_trusted,
                     auth: auth.map(|auth| auth.map(an_auth)),
-                    identity: None,
+                    identity: identity.map(|(key, value)| IdentityPatch {
+                        key: IDENTITIES[usize::from(key)].to_owned(),
+                        identity: value.map(an_identity),
+                    }),
                 };
-                let updated = manager.update(&made.app, made.token.id(), an_owner(*owner), patch);
+                let updated = manager.update(&made.app, made.id, an_owner(*owner), patch);
                 self.described(updated.await)
             }
             Op::UpdateUser {
@@ -543,49 +486,127 @@ impl Side {
         }
     }
 
+    fn sign_in(&self, user: Pick, said: &Said) -> SignIn {
+        let ago = |secs: u64| i64::try_from(secs * 1_000).expect("a few seconds");
+        let now = self.manager.clock().now();
+        SignIn {
+            user_id: a_user(user),
+            ip_address: an_address(said.address),
+            user_agent: said.is_furnished.then(|| FIREFOX_ON_LINUX.to_owned()),
+            tier: said.tier.map(|pick| TIERS[usize::from(pick)].to_owned()),
+            auth: said.is_furnished.then(|| an_auth(0)),
+            name: said.is_furnished.then(|| "laptop".to_owned()),
+            idle_timeout_secs: said.timeouts.0,
+            absolute_timeout_secs: said.timeouts.1,
+            remember: said.remember,
+            authenticated_at: said.verified_secs_ago.map(|secs| now.plus_millis(-ago(secs))),
+            end_ids: said.chosen.iter().map(|pick| self.pick(*pick).id).collect(),
+            data: said.data.map(some_data),
+            ..SignIn::default()
+        }
+    }
+
     async fn create(&mut self, op: &Op) -> String {
         let Op::Create {
             user,
             app,
-            tier,
-            timeouts,
-            remember,
-            address,
-            verified_secs_ago,
-            is_furnished,
+            starter,
+            said,
         } = op
         else {
             unreachable!("asked for creates only")
         };
-        let ago = |secs: u64| i64::try_from(secs * 1_000).expect("a few seconds");
-        let now = self.manager.clock().now();
-        let sign_in = SignIn {
-            user_id: a_user(*user),
-            ip_address: an_address(*address),
-            user_agent: is_furnished.then(|| FIREFOX_ON_LINUX.to_owned()),
-            tier: tier.map(|pick| TIERS[usize::from(pick)].to_owned()),
-            auth: is_furnished.then(|| an_auth(0)),
-            name: is_furnished.then(|| "laptop".to_owned()),
-            idle_timeout_secs: timeouts.0,
-            absolute_timeout_secs: timeouts.1,
-            remember: *remember,
-            authenticated_at: verified_secs_ago.map(|secs| now.plus_millis(-ago(secs))),
-            ..SignIn::default()
-        };
         let app = an_app(*app);
-        match self.manager.create(&app, sign_in).await {
-            Ok(signed_in) => {
-                self.made.push(Made {
-                    token: signed_in.token,
-                    app,
-                });
-                format!(
-                    "{} for {:?}",
-                    self.describe(&signed_in.session),
-                    self.describe_all(&signed_in.evicted)
-                )
+        let sign_in = self.sign_in(*user, said);
+        let manager = &self.manager;
+        let created = match starter {
+            Starter::Backend => manager.create(&app, sign_in).await,
+            Starter::Visitor => {
+                let nobodys = SignIn {
+                    user_id: None,
+                    tier: None,
+                    authenticated_at: None,
+                    end_ids: Vec::new(),
+                    ..sign_in
+                };
+                manager.create_for_visitor(&app, nobodys).await
             }
-            Err(error) => self.described_error(error),
+            Starter::Call { caller, key, body } => {
+                let call = RepeatableCall {
+                    api_key: self.callers[usize::from(*caller)].clone(),
+                    key: key.to_string(),
+                    body: vec![*body],
+                };
+                manager.create_repeatably(&app, sign_in, &call).await
+            }
+        };
+        self.described_sign_in(created, &app).await
+    }
+
+    async fn authenticate(&mut self, op: &Op) -> String {
+        let Op::Authenticate {
+            session,
+            in_own_app,
+            user,
+            said,
+        } = op
+        else {
+            unreachable!("asked for sign-ins only")
+        };
+        let made = self.pick(*session);
+        let app = made.an_app(*in_own_app);
+        let sign_in = self.sign_in(*user, said);
+        let signed_in = self
+            .manager
+            .authenticate(&app, made.id, somebody(*user), sign_in)
+            .await;
+        self.described_sign_in(signed_in, &app).await
+    }
+
+    async fn described_sign_in(&mut self, answer: Result<SignedIn, Error>, app: &AppName) -> String {
+        let signed_in = match answer {
+            Ok(signed_in) => signed_in,
+            Err(error) => return self.described_error(error),
+        };
+        let token = self.note_token(&signed_in.token, app);
+        if let Some(user_id) = signed_in
+            .session
+            .user_id
+            .clone()
+            .filter(|_| !signed_in.is_repeated)
+        {
+            let view = self.manager.find_user(app, user_id).await.expect("a view");
+            let (count, max) = (view.record.active_count, view.effective_max_sessions);
+            assert!(count <= u64::from(max), "{count} active of {max}");
+        }
+        format!(
+            "{} with {token} for {:?}, repeated {}",
+            self.describe(&signed_in.session),
+            self.describe_all(&signed_in.evicted),
+            signed_in.is_repeated,
+        )
+    }
+
+    async fn renew(&mut self, op: &Op) -> String {
+        let Op::Renew {
+            session,
+            in_own_app,
+            which,
+            address,
+        } = op
+        else {
+            unreachable!("asked for renewals only")
+        };
+        let made = self.pick(*session);
+        let app = made.an_app(*in_own_app);
+        let token = made.token(*which);
+        match self.manager.renew(&app, &token, an_address(*address)).await {
+            Ok(RenewAnswer::Renewed { session, token }) => {
+                let token = self.note_token(&token, &app);
+                format!("{token} of {}", self.describe(&session))
+            }
+            Ok(RenewAnswer::Refused(refusal)) => described_refusal(&refusal),
+            Err(error) => format!("{error:?}"),
         }
     }
 
@@ -594,7 +615,7 @@ impl Side {
             session,
             in_own_app,
             usage,
-            is_secret_right,
+            which,
             max_auth_age_secs,
             wants_tag,
         } = op
@@ -602,23 +623,21 @@ impl Side {
             unreachable!("asked for checks only")
         };
         let made = self.pick(*session);
-        let other_app = if made.app == app() {
-            app_named("shop")
-        } else {
-            app()
-        };
-        let app = if *in_own_app { &made.app } else { &other_app };
-        let wrong = Token::new(made.token.id(), Secret::random());
-        let token = if *is_secret_right { &made.token } else { &wrong };
+        let app = made.an_app(*in_own_app);
+        let token = made.token(*which);
         let usage = usage.map_or(Use::Look, |address| Use::Touch(an_address(address)));
         let demands = Demands {
             max_auth_age_secs: *max_auth_age_secs,
             tags: wants_tag.then(|| "staff".to_owned()).into_iter().collect(),
         };
-        match self.manager.check(app, token, usage, &demands).await {
+        match self.manager.check(&app, &token, usage, &demands).await {
             Ok(CheckAnswer::Active(entry)) => self.describe(&entry.to_session()),
-            Ok(CheckAnswer::Refused(Refusal::SessionEnded(ending))) => format!("{ending:?}"),
-            Ok(CheckAnswer::Refused(refusal)) => refusal.code().to_owned(),
+            Ok(CheckAnswer::Refused(refusal)) => {
+                // It may have been told of, for which nobody waits; what comes next is to see it.
+                let now = self.manager.clock().now();
+                self.store.write_touches(Vec::new(), now).await.expect("written");
+                described_refusal(&refusal)
+            }
             Err(error) => format!("{error:?}"),
         }
     }
@@ -672,6 +691,22 @@ impl Side {
         panic!("a list without end: {pages:?}")
     }
 
+    /// All rows.
+    async fn all_sessions(&self) -> Vec<Session> {
+        let mut all = Vec::new();
+        for app in [app(), app_named("shop")] {
+            for anonymous in [true, false] {
+                let page = self
+                    .manager
+                    .list_app(&app, anonymous, StatusFilter::All, None, 1_000)
+                    .await
+                    .expect("a page");
+                all.extend(page.sessions);
+            }
+        }
+        all
+    }
+
     /// Events with numbers for ids; without flushes after each operation also without what depends on when uses were
     /// written.
     fn numbered(&self, events: Vec<EventRow>) -> Vec<String> {
@@ -683,15 +718,16 @@ impl Side {
                 let number = event.session_id.map(|id| self.number(id));
                 let mut data = event.data.unwrap_or_default();
                 for (number, made) in self.made.iter().enumerate() {
-                    data = data.replace(&made.token.id().to_string(), &format!("#{number}"));
+                    data = data.replace(&made.id.to_string(), &format!("#{number}"));
                 }
                 let from = event
                     .ip_address
                     .filter(|_| is_exact || event.kind == "session.created");
                 format!(
-                    "{} {:?} at {:?} of {:?} in {} because {:?} by {:?} on {:?} from {from:?} {data}",
+                    "{} {:?} {:?} at {:?} of {:?} in {} because {:?} by {:?} on {:?} from {from:?} {data}",
                     event.kind,
                     number,
+                    event.client_session_id,
                     event.occurred_at,
                     event.user_id,
                     event.app,
@@ -704,6 +740,20 @@ impl Side {
     }
 }
 
+fn described_refusal(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::SessionEnded(ending) => format!("{ending:?}"),
+        refusal => refusal.code().to_owned(),
+    }
+}
+
+fn described_data(result: Result<(serde_json::Value, u64), Error>) -> String {
+    match result {
+        Ok((value, version)) => format!("{value} {version}"),
+        Err(error) => format!("{error:?}"),
+    }
+}
+
 fn memory_events(store: &MemoryStore) -> Vec<EventRow> {
     let events = store.events().into_iter();
     events.map(EventRow::from).collect()
@@ -713,9 +763,10 @@ async fn run(operations: &[Op], setting: Setting) -> Result<(), String> {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = Arc::new(Clock::manual(START));
     let memory = Arc::new(MemoryStore::new());
-    let mut reference = Side::new(Arc::clone(&memory) as _, &dir, setting, &clock, Vec::new()).await;
+    let callers = [1, 2].map(|n| ApiKey::new(KeyId::from_bytes([n; 16]), Secret::random()));
+    let mut reference = Side::new(Arc::clone(&memory) as _, &dir, setting, &clock, callers.clone()).await;
     let sqlite = Arc::new(sqlite_in(&dir, 100));
-    let mut real = Side::new(sqlite, &dir, setting, &clock, Vec::new()).await;
+    let mut real = Side::new(sqlite, &dir, setting, &clock, callers.clone()).await;
 
     for (n, op) in operations.iter().enumerate() {
         match op {
@@ -730,7 +781,9 @@ async fn run(operations: &[Op], setting: Setting) -> Result<(), String> {
                 reference.manager.expire_overdue(1).await.expect("expired");
                 real.manager.close().await;
                 let sqlite = Arc::new(sqlite_in(&dir, 100));
-                real = Side::new(sqlite, &dir, setting, &clock, real.made).await;
+                let made = real.made;
+                real = Side::new(sqlite, &dir, setting, &clock, callers.clone()).await;
+                real.made = made;
             }
             op => {
                 let expected = reference.apply(op).await;
@@ -764,8 +817,44 @@ async fn run(operations: &[Op], setting: Setting) -> Result<(), String> {
             expected.get(n)
         ));
     }
-    ended_once(&memory_events(&memory))?;
-    ended_once(&event_rows(&database_in(&dir)))
+    for (side, events) in [
+        (&reference, memory_events(&memory)),
+        (&real, event_rows(&database_in(&dir))),
+    ] {
+        ended_once(&events)?;
+        rows_are_consistent(&side.all_sessions().await, &events, clock.now())?;
+    }
+    no_data_is_left_behind(&dir)
+}
+
+/// What ended was told of, and no two active sessions have the same id of a client's.
+fn rows_are_consistent(sessions: &[Session], events: &[EventRow], now: Timestamp) -> Result<(), String> {
+    let mut clients = std::collections::HashSet::new();
+    for session in sessions {
+        let is_told = events
+            .iter()
+            .any(|event| event.session_id == Some(session.id) && ENDINGS.contains(&event.kind.as_str()));
+        if session.ending.is_some() != is_told {
+            return Err(format!("ended and told of, one without the other: {session:?}"));
+        }
+        let client = session.client_session_id.filter(|_| session.is_active(now));
+        if client.is_some_and(|id| !clients.insert((session.app.clone(), id))) {
+            return Err(format!("another active session has this id: {session:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Data goes with the ending of its session.
+fn no_data_is_left_behind(dir: &TempDir) -> Result<(), String> {
+    let query = "SELECT count(*) FROM session_data
+                 WHERE session_id NOT IN (SELECT id FROM sessions WHERE ended_at IS NULL)";
+    let left: i64 = open_database(&database_in(dir))
+        .query_row(query, [], |row| row.get(0))
+        .expect("a count");
+    (left == 0)
+        .then_some(())
+        .ok_or_else(|| format!("data of {left} sessions is left"))
 }
 
 /// No session has a second ending event, and none is told of after its end.
@@ -776,7 +865,7 @@ fn ended_once(events: &[EventRow]) -> Result<(), String> {
         if ended.contains(&id) {
             return Err(format!("told of after its end: {event:?}"));
         }
-        if ["session.revoked", "session.evicted", "session.expired"].contains(&event.kind.as_str()) {
+        if ENDINGS.contains(&event.kind.as_str()) {
             ended.insert(id);
         }
     }
@@ -785,10 +874,7 @@ fn ended_once(events: &[EventRow]) -> Result<(), String> {
 
 async fn advance_to_deadline(side: &Side, clock: &Clock, session: Pick, offset_millis: i64) {
     let made = side.pick(session);
-    let found = side
-        .manager
-        .find(&made.app, made.token.id(), &Owner::Anyone)
-        .await;
+    let found = side.manager.find(&made.app, made.id, &Owner::Anyone).await;
     let Ok(session) = found else { return };
     let target: Timestamp = session.expires_at().plus_millis(offset_millis);
     if let Ok(millis) = u64::try_from(target.millis_since(clock.now())) {
@@ -826,18 +912,14 @@ fn what_once_differed_does_so_no_more() {
     let create = Op::Create {
         user: 1,
         app: 0,
-        tier: None,
-        timeouts: (None, None),
-        remember: false,
-        address: None,
-        verified_secs_ago: None,
-        is_furnished: false,
+        starter: Starter::Backend,
+        said: Said::default(),
     };
     let check = |address| Op::Check {
         session: 0,
         in_own_app: true,
         usage: Some(address),
-        is_secret_right: true,
+        which: Which::Back(0),
         max_auth_age_secs: None,
         wants_tag: false,
     };
