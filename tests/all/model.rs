@@ -349,8 +349,9 @@ impl Side {
                     ip_address: an_address(*address),
                     ..SignIn::default()
                 };
+                let usage = Use::Touch(sign_in.ip_address);
                 let (app, id) = (an_app(*app), CLIENT_IDS[usize::from(*id)]);
-                match manager.ensure_client_session(&app, id, sign_in).await {
+                match manager.ensure_client_session(&app, id, sign_in, usage).await {
                     Ok((session, is_new)) => {
                         if is_new {
                             self.made.push(Made {
