@@ -165,6 +165,7 @@ enum Step {
 struct Recorder {
     steps: Mutex<Vec<Step>>,
     due: Mutex<Vec<Touch>>,
+    pending: Mutex<Option<Touch>>,
 }
 
 impl Recorder {
@@ -180,6 +181,11 @@ impl Recorder {
         std::mem::take(&mut *self.steps.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// This is pending from now on.
+    fn set_pending(&self, touch: Touch) {
+        *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(touch);
+    }
+
     /// These are due from now on.
     fn set_due(&self, touches: &[Touch]) {
         *self.due.lock().unwrap_or_else(PoisonError::into_inner) = touches.to_vec();
@@ -187,8 +193,9 @@ impl Recorder {
 }
 
 impl Hooks for Recorder {
-    fn pending_touch(&self, _: SessionId) -> Option<Touch> {
-        None
+    fn pending_touch(&self, id: SessionId) -> Option<Touch> {
+        let pending = *self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.filter(|touch| touch.id == id)
     }
 
     fn due_touches(&self, now: Timestamp) -> Vec<Touch> {

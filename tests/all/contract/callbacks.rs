@@ -1,14 +1,21 @@
 //! What is called back around a commit, and in which order.
 
+use sessiond::data::DataChange;
 use sessiond::session::{EndedBy, Reason, SessionId, Touch};
-use sessiond::store::{NewSession, Owner, Scope, SessionPatch, UserPatch};
+use sessiond::store::{Authentication, DataPatch, NewSession, Owner, Scope, SessionPatch, UserPatch};
 
+use super::renewals::{renewal, seen, start_renewed, start_seen, token};
+use super::sign_ins::sign_in;
 use super::{Fixture, Step, over_both_stores};
-use crate::stores::{app, at, ending, found, how, limit, new_session, put, touch, user};
+use crate::stores::{address, app, at, ending, found, how, limit, new_session, put, touch, user};
 
 over_both_stores!(
     every_change_runs_due_fence_release_announce,
     sessions_that_change_are_fenced_and_announced,
+    sessions_whose_tokens_or_data_change_are_fenced_and_announced,
+    answers_that_change_nothing_fence_nothing,
+    pending_touch_is_written_before_a_renewal_looks_at_the_row,
+    pending_touch_is_written_before_a_sign_in_changes_the_row,
     creates_and_touches_fence_nothing,
     due_touches_are_written_before_anything_looks_at_deadlines,
     a_change_that_changes_nothing_fences_nothing,
@@ -101,6 +108,124 @@ async fn sessions_that_change_are_fenced_and_announced(f: Fixture) {
         recorder.take(),
         commit(105, &[third], &[third], &[]),
         "a bulk ending in an app"
+    );
+}
+
+fn data_patch(change: DataChange) -> DataPatch {
+    DataPatch {
+        at: None,
+        change,
+        if_versions: None,
+    }
+}
+
+async fn sessions_whose_tokens_or_data_change_are_fenced_and_announced(f: Fixture) {
+    let recorder = f.record();
+    let store = &*f.store;
+    let renewed = start_renewed(store).await;
+    let over = start_seen(store).await;
+    recorder.take();
+
+    store.renew(renewal(renewed, 1, 2, 2)).await.expect("an answer");
+    assert_eq!(
+        recorder.take(),
+        commit(2, &[renewed], &[], &[]),
+        "a grace that begins"
+    );
+    store.renew(renewal(over, 1, 2, 40)).await.expect("an answer");
+    assert_eq!(recorder.take(), commit(40, &[over], &[], &[]), "a renewal");
+    store
+        .write_touches(vec![seen(over, 2, 41)], at(41))
+        .await
+        .expect("written");
+    recorder.take();
+    store
+        .report_replaced(over, token(1), at(71))
+        .await
+        .expect("an answer");
+    assert_eq!(recorder.take(), commit(71, &[over], &[], &[]), "a report");
+    store
+        .authenticate(sign_in(renewed, "ada", 72))
+        .await
+        .expect("an answer");
+    assert_eq!(recorder.take(), commit(72, &[renewed], &[], &[]), "a sign-in");
+    let put_one = data_patch(DataChange::Merge(serde_json::json!({"a": 1})));
+    store
+        .change_data(app(), renewed, put_one, at(73))
+        .await
+        .expect("an answer");
+    assert_eq!(recorder.take(), commit(73, &[renewed], &[], &[]), "data");
+    store.renew(renewal(over, 1, 3, 74)).await.expect("an answer");
+    assert_eq!(
+        recorder.take(),
+        commit(74, &[over], &[over], &[]),
+        "a token that is used again"
+    );
+}
+
+async fn answers_that_change_nothing_fence_nothing(f: Fixture) {
+    let recorder = f.record();
+    let store = &*f.store;
+    let there = start_seen(store).await;
+    recorder.take();
+    let other = Authentication {
+        tiers: limit(1),
+        ..sign_in(there, "bob", 11)
+    };
+    let empty = data_patch(DataChange::Take);
+
+    store.renew(renewal(there, 0, 2, 11)).await.expect("an answer");
+    store.renew(renewal(there, 1, 2, 11)).await.expect("an answer");
+    store
+        .report_replaced(there, token(0), at(11))
+        .await
+        .expect("an answer");
+    store.authenticate(other).await.expect("an answer");
+    store
+        .change_data(app(), there, empty, at(11))
+        .await
+        .expect("an answer");
+
+    let nothing: Vec<Step> = (0..5).flat_map(|_| commit(11, &[], &[], &[])).collect();
+    assert_eq!(recorder.take(), nothing);
+}
+
+async fn pending_touch_is_written_before_a_renewal_looks_at_the_row(f: Fixture) {
+    let recorder = f.record();
+    let store = &*f.store;
+    let id = start_renewed(store).await;
+    let pending = seen(id, 1, 10);
+    recorder.set_pending(pending);
+    recorder.take();
+    store.renew(renewal(id, 0, 2, 40)).await.expect("an answer");
+    assert_eq!(
+        recorder.take(),
+        commit(40, &[id], &[id], &[pending]),
+        "the grace that began with it is over"
+    );
+}
+
+async fn pending_touch_is_written_before_a_sign_in_changes_the_row(f: Fixture) {
+    let recorder = f.record();
+    let store = &*f.store;
+    let id = start_renewed(store).await;
+    let [home, office] = ["192.0.2.1", "192.0.2.2"].map(address);
+    let pending = Touch {
+        first_address: Some(home),
+        ..touch(id, at(10))
+    };
+    recorder.set_pending(pending);
+    recorder.take();
+    let from_office = Authentication {
+        ip_address: Some(office),
+        ..sign_in(id, "ada", 11)
+    };
+    store.authenticate(from_office).await.expect("an answer");
+    assert_eq!(recorder.take(), commit(11, &[id], &[], &[pending]));
+    let stored = found(store, id).await;
+    assert_eq!(
+        (stored.ip_address, stored.last_ip_address),
+        (Some(home), Some(office))
     );
 }
 

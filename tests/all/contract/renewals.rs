@@ -34,7 +34,7 @@ over_both_stores!(
 const GRACE: i64 = 30;
 
 /// The hash of a token; the first one is 0, and successors are told from each other.
-fn token(n: u8) -> SecretHash {
+pub(super) fn token(n: u8) -> SecretHash {
     SecretHash::from_bytes([n + 100; 32])
 }
 
@@ -52,21 +52,21 @@ async fn start(store: &dyn SessionStore) -> SessionId {
 }
 
 /// A session whose token was renewed at 1 s.
-async fn start_renewed(store: &dyn SessionStore) -> SessionId {
+pub(super) async fn start_renewed(store: &dyn SessionStore) -> SessionId {
     let id = start(store).await;
     successor(store, renewal(id, 0, 1, 1)).await;
     id
 }
 
 /// The same, with its successor seen at 10 s: its grace ends at 40 s.
-async fn start_seen(store: &dyn SessionStore) -> SessionId {
+pub(super) async fn start_seen(store: &dyn SessionStore) -> SessionId {
     let id = start_renewed(store).await;
     write(store, seen(id, 1, 10)).await;
     id
 }
 
 /// A renewal of the token `presented` to the token `next`.
-fn renewal(id: SessionId, presented: u8, next: u8, secs: i64) -> Renewal {
+pub(super) fn renewal(id: SessionId, presented: u8, next: u8, secs: i64) -> Renewal {
     Renewal {
         now: at(secs),
         app: app(),
@@ -81,7 +81,7 @@ fn renewal(id: SessionId, presented: u8, next: u8, secs: i64) -> Renewal {
 }
 
 /// A touch that saw the token `n`.
-fn seen(id: SessionId, n: u8, secs: i64) -> Touch {
+pub(super) fn seen(id: SessionId, n: u8, secs: i64) -> Touch {
     Touch {
         successor_seen: Some(SuccessorSeen {
             token_hash: token(n),
