@@ -649,7 +649,7 @@ pub trait SessionStore: Send + Sync {
     fn expire(&self, now: Timestamp, limit: usize) -> Answer<usize>;
 
     /// Deletes up to `limit` sessions that ended, and as many events that were recorded, before `before`, and as many
-    /// calls that can no longer be repeated; answers how many rows went. What visitors started stays while it counts.
+    /// calls that can no longer be repeated; answers how many rows went.
     fn purge(&self, before: Timestamp, limit: usize, now: Timestamp) -> Answer<usize>;
 
     /// Keeps an API key.

@@ -21,6 +21,8 @@ const TOUCH_INTERVAL_SECS: RangeInclusive<i64> = 0..=40 * DAY_SECS;
 const FLUSH_INTERVAL_MS: RangeInclusive<i64> = 10..=60_000;
 /// Ten years, as long as any rule demands that sign-ins are kept.
 const RETENTION_SECS: RangeInclusive<i64> = 0..=3_650 * DAY_SECS;
+/// The time over which `anonymous_per_hour` counts.
+const RETENTION_WITH_VISITORS_SECS: u64 = 60 * 60;
 /// More threads than the largest machines have cores would only switch.
 const WORKERS: RangeInclusive<i64> = 0..=256;
 /// Ten minutes, the longest that service managers and orchestrators are usually told to wait.
@@ -86,6 +88,7 @@ impl Config {
         };
         let apps = read_apps(layers);
         check_key_file(layers, &server, &database);
+        check_retention(layers, sessions.retention_secs, &apps);
         check_touch_interval(layers, sessions.touch_interval_secs, &apps);
         check_hosts(layers, &apps);
         check_cookies(layers, &apps);
@@ -249,6 +252,20 @@ fn check_touch_interval(layers: &mut Layers, interval_secs: u64, apps: &BTreeMap
     {
         let message = format!("must be at most a tenth of [apps.{name}] {key} ({idle}), not {interval_secs}");
         layers.contradiction(&path, &[&app_key(name.as_str(), &[key])], message);
+    }
+}
+
+/// What visitors started is counted over an hour, by the sessions that are there.
+fn check_retention(layers: &mut Layers, retention_secs: u64, apps: &BTreeMap<AppName, AppConfig>) {
+    let Some(name) = apps.iter().find_map(|(name, app)| app.anonymous.then_some(name)) else {
+        return;
+    };
+    if retention_secs < RETENTION_WITH_VISITORS_SECS {
+        let path = layers.section(&["sessions"]).path("retention_secs");
+        let message = format!(
+            "must be at least {RETENTION_WITH_VISITORS_SECS} with [apps.{name}] anonymous, not {retention_secs}"
+        );
+        layers.contradiction(&path, &[&app_key(name.as_str(), &["anonymous"])], message);
     }
 }
 

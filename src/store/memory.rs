@@ -883,11 +883,8 @@ impl SessionStore for MemoryStore {
 
     fn purge(&self, before: Timestamp, limit: usize, now: Timestamp) -> Answer<usize> {
         self.change(now, |state, _| {
-            let counts_until = now.plus_millis(-VISITORS_MILLIS);
-            let is_old = |session: &&Session| {
-                let counts = state.visitors.contains_key(&session.id) && session.created_at > counts_until;
-                session.ending.as_ref().is_some_and(|ending| ending.at < before) && !counts
-            };
+            let is_old =
+                |session: &&Session| session.ending.as_ref().is_some_and(|ending| ending.at < before);
             let mut old: Vec<Session> = state.sessions.values().filter(is_old).cloned().collect();
             old.sort_by_key(|session| session.ending.as_ref().map(|ending| ending.at));
             old.truncate(limit);

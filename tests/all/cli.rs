@@ -522,8 +522,8 @@ fn every_command_explains_itself() {
 #[tokio::test]
 async fn list_that_cannot_be_read_is_a_failure_and_no_empty_list() {
     let server = TestServer::start().await;
-    // Deeper than any call takes, and than parsers go.
-    let lists = (0..200).fold(json!(1), |value, _| json!([value]));
+    // Deeper than any call takes, and in a list deeper than parsers go.
+    let lists = (0..125).fold(json!(1), |value, _| json!([value]));
     let deep = json!({ "a": lists });
     let sign_in = SignIn {
         user_id: UserId::parse("ada"),

@@ -102,7 +102,7 @@ const EVERYTHING: &str = r#"
     [sessions]
     touch_interval_secs = 9
     flush_interval_ms = 10
-    retention_secs = 11
+    retention_secs = 3_611
     default_tier = "gold"
     [tiers]
     basic = 0
@@ -825,6 +825,19 @@ fn pause_of_visitors_counts_for_the_touch_interval_where_they_may_start_sessions
         &file(true, 11),
         "config.toml:5: [sessions] touch_interval_secs: must be at most a tenth of [apps.shop] \
          anonymous_idle_timeout_secs (100), not 11",
+    );
+}
+
+#[test]
+fn what_visitors_started_is_kept_for_the_hour_in_which_it_counts() {
+    let file = |anonymous: bool, retention: u64| {
+        format!("[apps.shop]\nanonymous = {anonymous}\n[sessions]\nretention_secs = {retention}")
+    };
+    load(&file(false, 0));
+    load(&file(true, 3_600));
+    assert_told(
+        &file(true, 3_599),
+        "config.toml:4: [sessions] retention_secs: must be at least 3600 with [apps.shop] anonymous, not 3599",
     );
 }
 

@@ -13,7 +13,7 @@ use crate::event::{Event, EventKind};
 use crate::session::{AppName, EndedBy, Ending, KeyId, Reason, Session, SessionId, TooLong, Touch};
 use crate::store::{
     BulkEnding, EndRequest, IDEMPOTENCY_MILLIS, KeyRecord, Outcome, Owner, Scope, SessionPatch, UserPatch,
-    UserRecord, VISITORS_MILLIS,
+    UserRecord,
 };
 use crate::user::{UserId, UserSettings};
 
@@ -348,11 +348,9 @@ pub(super) fn purge(
         .connection
         .prepare_cached(
             "DELETE FROM sessions WHERE id IN
-                 (SELECT id FROM sessions
-                  WHERE ended_at IS NOT NULL AND ended_at < ?1 AND (started_from IS NULL OR created_at <= ?3)
-                  ORDER BY ended_at LIMIT ?2)",
+                 (SELECT id FROM sessions WHERE ended_at IS NOT NULL AND ended_at < ?1 ORDER BY ended_at LIMIT ?2)",
         )?
-        .execute(params![before, limit, now.plus_millis(-VISITORS_MILLIS)])?;
+        .execute(params![before, limit])?;
     // Rows were written in the order of their ids, so that looking stops at the first young one.
     let events = batch
         .connection
