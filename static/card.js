@@ -51,7 +51,7 @@ export class Card {
 	#showTime(now) {
 		const s = this.session;
 		const [sentence, iso] = s.ended_at ? [text.endedAt, s.ended_at]
-			: s.is_current ? [text.signedInAgo, format.signedInAt(s)] : [text.lastUsed, s.last_activity_at];
+			: s.is_current ? [s.user_id ? text.signedInAgo : text.beganAgo, format.signedInAt(s)] : [text.lastUsed, s.last_activity_at];
 		const [before, after] = sentence.split('{}'), exact = format.exactTime(iso);
 		this.#$('.when').replaceChildren(before, element('time', { dateTime: iso, title: exact }, format.timeAgo(iso, now)),
 			element('span', { className: 'unseen' }, `, ${exact}`), after);

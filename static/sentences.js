@@ -33,6 +33,7 @@ export const text = {
 	justNow: 'just now',
 	lastUsed: 'Active {}',
 	signedInAgo: 'Signed in {}',
+	beganAgo: 'Began {}',
 	endedAt: 'Ended {}',
 	goneMeanwhile: 'This session has ended meanwhile.',
 	nameTooLong: 'A name can have up to 100 characters.',

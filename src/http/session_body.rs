@@ -84,12 +84,13 @@ pub struct PrivateBody {
     #[schema(value_type = Option<Object>)]
     auth: Option<Value>,
     /// Named identities beside the root one.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Object, required = false)]
     identities: Value,
     /// The id that the client chose.
     #[schema(value_type = Option<String>, example = "-42")]
     client_session_id: Option<Text<i64>>,
     /// Grows with each change of the session's data.
+    #[schema(required = false)]
     data_version: u64,
 }
 

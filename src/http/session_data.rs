@@ -91,7 +91,7 @@ pub async fn get_session_data(request: HttpRequest, state: StateData) -> Result<
 /// Puts a value at the path, making the objects that are missing on the way, or replaces all of the data by an object.
 #[utoipa::path(
     put, path = "/v1/sessions/{id}/data", tag = "service", security(("api_key" = [])),
-    request_body(content = Object, description = "The value; without a path an object"),
+    request_body(content = serde_json::Value, description = "The value; without a path an object"),
     params(("id" = String, Path, description = "The session's id"), PathParams, IfMatchParams),
     responses(
         (status = 200, description = "What is there now", body = DataBody),
@@ -118,7 +118,10 @@ pub async fn put_session_data(
 /// Merges a patch (RFC 7396) into what is at the path, or into all of the data: patches that come at once all survive.
 #[utoipa::path(
     patch, path = "/v1/sessions/{id}/data", tag = "service", security(("api_key" = [])),
-    request_body(content = Object, description = "The merge patch: null removes a key", content_type = "application/merge-patch+json"),
+    request_body(
+        description = "The merge patch: null removes a key",
+        content((serde_json::Value = "application/merge-patch+json"), (serde_json::Value = "application/json"))
+    ),
     params(("id" = String, Path, description = "The session's id"), PathParams, IfMatchParams),
     responses(
         (status = 200, description = "What is there now", body = DataBody),

@@ -491,7 +491,7 @@ pub struct TouchSession {
 /// Records a use of a session.
 #[utoipa::path(
     post, path = "/v1/sessions/{id}/touch", tag = "service", security(("api_key" = [])),
-    request_body = TouchSession, params(("id" = String, Path, description = "The session's id")),
+    request_body = Option<TouchSession>, params(("id" = String, Path, description = "The session's id")),
     responses(
         (status = 200, description = "The session after this use", body = SessionBody<'static>),
         (status = 401, description = "`invalid_api_key`", body = ProblemBody<'static>),

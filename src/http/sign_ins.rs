@@ -146,7 +146,8 @@ pub struct IdempotencyParams {
 ///
 /// Ends as many of the user's oldest sign-ins as their limit demands, in the same transaction.
 #[utoipa::path(
-    post, path = "/v1/sessions", tag = "service", security(("api_key" = [])), request_body = CreateSession,
+    post, path = "/v1/sessions", tag = "service", security(("api_key" = [])),
+    request_body = Option<CreateSession>,
     params(IdempotencyParams),
     responses(
         (status = 201, description = "Started", body = SignedInBody<'static>),

@@ -409,3 +409,21 @@ async fn base_path_is_the_server_of_the_document() {
         assert!(!path.starts_with("/auth"), "{path}");
     }
 }
+
+#[tokio::test]
+async fn people_s_sessions_fit_the_schema_without_what_applications_keep() {
+    let server = TestServer::start().await;
+    let ada = server.sign_in("ada").await;
+    let shown = server.get("/v1/me/sessions").bearer(&ada.token).send().await;
+    let session = &shown.json["sessions"][0];
+    let schemas = document(&server).await["components"]["schemas"].clone();
+    let parts = schemas["Session"]["allOf"].as_array().expect("parts").iter();
+    let own = parts.filter_map(|part| part["required"].as_array()).flatten();
+    let private = schemas["SessionPrivate"]["required"].as_array();
+    let required: Vec<&Value> = own.chain(private.into_iter().flatten()).collect();
+    assert!(required.len() >= 10, "{required:?}");
+    for name in required {
+        let name = name.as_str().expect("a name");
+        assert!(session.get(name).is_some(), "{name} is required and not there");
+    }
+}
