@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use serde::{Serialize, Serializer};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::clock::Timestamp;
@@ -85,7 +85,8 @@ pub struct PrivateBody {
     auth: Option<Value>,
     /// Named identities beside the root one.
     #[schema(value_type = Object, required = false)]
-    identities: Value,
+    #[serde(serialize_with = "object_or_empty")]
+    identities: Option<Value>,
     /// The id that the client chose.
     #[schema(value_type = Option<String>, example = "-42")]
     client_session_id: Option<Text<i64>>,
@@ -172,12 +173,19 @@ impl<'s> SessionBody<'s> {
                 identities: session
                     .identities
                     .as_ref()
-                    .and_then(|all| serde_json::from_str(all.as_str()).ok())
-                    .unwrap_or_else(|| Value::Object(Map::new())),
+                    .and_then(|all| serde_json::from_str(all.as_str()).ok()),
                 client_session_id: session.client_session_id.map(Text),
                 data_version: session.data_version,
             }),
         }
+    }
+}
+
+/// Most sessions have no identities beside the root one, and answers say so without an object being made for it.
+fn object_or_empty<S: Serializer>(object: &Option<Value>, serializer: S) -> Result<S::Ok, S::Error> {
+    match object {
+        Some(object) => object.serialize(serializer),
+        None => serializer.collect_map(std::iter::empty::<((), ())>()),
     }
 }
 
