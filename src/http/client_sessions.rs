@@ -3,7 +3,7 @@
 //! Such an id is no secret: whoever may say it is the backend's matter. The session's token is therefore not told; a
 //! sign-in with the session (`authenticate`) gives one.
 
-use actix_web::{HttpRequest, HttpResponse, body, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::auth::{self, Plane, StateData};
 use super::input::{self, Body, Query};
@@ -94,8 +94,7 @@ pub async fn has_client_session(request: HttpRequest, state: StateData) -> Resul
     let backend = caller_without_query(&request, &state).await?;
     let id = input::client_session_id(&request)?;
     state.manager.find_client_session(&backend.app, id).await?;
-    // No body, rather than an empty one: its length would be told as that of GET (RFC 9110, section 8.6).
-    Ok(HttpResponse::Ok().body(body::None::new()))
+    Ok(HttpResponse::Ok().finish())
 }
 
 /// Ends the active session with this id.

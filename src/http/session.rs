@@ -1,7 +1,7 @@
 //! Token plane: the holder of a session token asks about that session. The hot path.
 
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, body};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -76,8 +76,7 @@ pub async fn check_own_session(request: HttpRequest, state: StateData) -> Result
 )]
 pub async fn head_own_session(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
     let (_, mut response) = check(&request, &state).await?;
-    // No body, rather than an empty one: its length would be told as that of GET (RFC 9110, section 8.6).
-    Ok(response.body(body::None::new()))
+    Ok(response.finish())
 }
 
 async fn check(request: &HttpRequest, state: &StateData) -> Result<(Holder, HttpResponseBuilder), Problem> {

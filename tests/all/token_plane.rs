@@ -61,26 +61,3 @@ async fn renewal_knows_that_the_successor_was_used_a_moment_ago() {
         .await
         .assert_problem(401, "session_ended");
 }
-
-#[tokio::test]
-async fn head_tells_no_length_but_that_of_get() {
-    let server = TestServer::start().await;
-    let ada = server.sign_in("ada").await;
-    let started = server.request(Method::PUT, "/v1/client-sessions/7");
-    assert_eq!(started.key(&server.key).send().await.status, 201);
-    for (path, credential) in [
-        ("/v1/session", &ada.token),
-        ("/v1/client-sessions/7", &server.key),
-    ] {
-        let get = server.get(path).bearer(credential).send().await;
-        let head = server.request(Method::HEAD, path).bearer(credential);
-        let head = head.send().await;
-        assert_eq!((get.status, head.status), (200, 200), "{path}");
-        // RFC 9110, section 8.6: that length, or none.
-        let told = head.header("content-length");
-        assert!(
-            told.is_none() || told == get.header("content-length"),
-            "{path}: {told:?}"
-        );
-    }
-}
