@@ -116,14 +116,15 @@ pub fn routes(config: &mut web::ServiceConfig, state: &StateData) {
 }
 
 fn public(config: &mut web::ServiceConfig, is_dev: bool) {
-    service_plane(config);
-    config.service(at("/v1/sessions/{id}/touch", "POST").route(web::post().to(sessions::touch_session)));
+    // First, as routes are tried in their order, and this is the one that is asked for all the time.
     config.service(
         at("/v1/session", "GET, HEAD, DELETE")
             .route(web::get().to(session::check_own_session))
             .route(web::head().to(session::head_own_session))
             .route(web::delete().to(session::sign_out)),
     );
+    service_plane(config);
+    config.service(at("/v1/sessions/{id}/touch", "POST").route(web::post().to(sessions::touch_session)));
     config.service(at("/v1/session/renew", "POST").route(web::post().to(session::renew_token)));
     config.service(at("/v1/me/session", "POST").route(web::post().to(me::start_own_session)));
     config.service(
