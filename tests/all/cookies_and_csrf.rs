@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 use sessiond::config::{Config, CookieConfig, CookieProfile};
-use sessiond::session::AppName;
+use sessiond::session::{AppName, Secret, SessionId, Token};
 
 use crate::harness::{Reply, Request, TestServer};
 use crate::wire::{assert_unchanged, dump};
@@ -670,4 +670,51 @@ async fn refusal_speaks_of_no_cookie_where_none_was_sent() {
     reply.assert_problem(403, "cross_site");
     let detail = reply.json["detail"].as_str().expect("a sentence");
     assert!(!detail.contains("cookie"), "{detail}");
+}
+
+/// So many cookies of our name before a session's own.
+fn behind(others: usize, other: impl Fn(usize) -> String, token: &str) -> String {
+    let others: Vec<String> = (0..others)
+        .map(|n| format!("__Host-session={}; ", other(n)))
+        .collect();
+    format!("{}__Host-session={token}", others.concat())
+}
+
+#[tokio::test]
+async fn sign_out_ends_the_session_behind_any_number_of_cookies_that_are_no_tokens() {
+    let server = TestServer::start().await;
+    let ada = server.sign_in("ada").await;
+    let cookies = behind(100, |n| format!("x{n}"), &ada.token);
+    let reply = server
+        .delete("/v1/session")
+        .header("cookie", &cookies)
+        .same_origin()
+        .send()
+        .await;
+    assert_eq!(reply.status, 204, "{}", reply.text);
+    server
+        .check(&ada.token)
+        .await
+        .assert_problem(401, "session_ended");
+}
+
+#[tokio::test]
+async fn with_too_many_tokens_by_cookie_nothing_is_done() {
+    let server = TestServer::start().await;
+    let ada = server.sign_in("ada").await;
+    let unknown = |_| Token::new(SessionId::from_bytes([9; 16]), Secret::random()).reveal();
+    for (others, status) in [(16, 401), (15, 204)] {
+        let cookies = behind(others, unknown, &ada.token);
+        let reply = server
+            .delete("/v1/session")
+            .header("cookie", &cookies)
+            .same_origin()
+            .send()
+            .await;
+        if status == 401 {
+            reply.assert_problem(401, "ambiguous_cookie");
+            assert_eq!(reply.header("set-cookie"), None);
+        }
+        assert_eq!(reply.status, status, "{others}: {}", reply.text);
+    }
 }

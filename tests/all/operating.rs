@@ -574,3 +574,29 @@ fn dev_refuses_an_address_that_others_can_reach() {
     }
     assert!(names_in(dir.path()).is_empty());
 }
+
+#[test]
+fn key_file_that_is_refused_leaves_an_older_database_as_it_is() {
+    let dir = a_directory();
+    let database = dir.path().join("s.db");
+    let older = Connection::open(&database).expect("opened");
+    older
+        .execute_batch(include_str!("../../src/store/sqlite/first_schema.sql"))
+        .expect("made");
+    older
+        .pragma_update(None, "application_id", 0x7365_7373)
+        .expect("set");
+    older.pragma_update(None, "user_version", 1).expect("set");
+    drop(older);
+    std::fs::write(dir.path().join("s.db.key"), [7; 31]).expect("written");
+    std::fs::set_permissions(
+        dir.path().join("s.db.key"),
+        std::fs::Permissions::from_mode(0o600),
+    )
+    .expect("set");
+    serve_in_vain(dir.path(), "127.0.0.1:0", "s.db").failed(1, &["s.db.key", "32 bytes"]);
+    assert_eq!(names_in(dir.path()), ["s.db", "s.db.key", "s.db.lock"]);
+    let version = |c: &Connection| c.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    let found = version(&Connection::open(&database).expect("opened"));
+    assert_eq!(found.expect("a version"), 1);
+}

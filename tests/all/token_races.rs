@@ -7,7 +7,7 @@ use serde_json::json;
 use sessiond::data::DataChange;
 use sessiond::error::Error;
 use sessiond::manager::{Refusal, RenewAnswer, SignIn, SignedIn, Use};
-use sessiond::session::{EndedBy, IdentityPatch, Session, SessionId, Token};
+use sessiond::session::{EndedBy, IdentityPatch, Secret, Session, SessionId, Token};
 use sessiond::store::{DataPatch, Owner, SessionPatch};
 use tokio::sync::Barrier;
 use tokio::task::{JoinHandle, JoinSet};
@@ -812,4 +812,45 @@ async fn successor_seen_through_a_copy_that_could_not_be_cached_ends_the_grace_i
         assert_eq!(m.look_at(&ada.token).await, REPLACED, "flushed: {is_flushed}");
         assert_eq!(m.probe.finds(), finds, "both by the cached copy");
     }
+}
+
+#[tokio::test]
+async fn renewal_with_no_token_of_a_session_is_refused_while_the_writer_is_held() {
+    let m = Managed::start().await;
+    let ada = m.sign_in("ada").await;
+    let busy = busy(&m).await;
+    let strangers = [
+        Token::new(SessionId::from_bytes([9; 16]), Secret::random()),
+        Token::new(ada.session.id, Secret::random()),
+    ];
+    for token in strangers {
+        let answer = soon("a refusal, which waits for no writer", renew(&m, &token)).await;
+        assert!(
+            matches!(answer, RenewAnswer::Refused(Refusal::InvalidToken)),
+            "{answer:?}"
+        );
+    }
+    busy.let_go();
+}
+
+#[tokio::test]
+async fn addresses_are_told_once_however_often_they_are_written_in_a_batch() {
+    let m = Managed::start().await;
+    let ada = m.sign_in("ada").await;
+    for address in ["192.0.2.1", "192.0.2.2"] {
+        let usage = Use::Touch(Some(crate::stores::address(address)));
+        assert!(is_active(check(&m.manager, &ada.token, usage).await));
+    }
+    let busy = busy(&m).await;
+    let mut flushing = Box::pin(m.manager.flush_touches());
+    assert!(is_pending(&mut flushing).await);
+    let mut first = Box::pin(renew(&m, &ada.token));
+    let mut second = Box::pin(renew(&m, &ada.token));
+    assert!(is_pending(&mut first).await && is_pending(&mut second).await);
+    busy.let_go();
+    flushing.await.expect("flushed");
+    assert_eq!(renewed(first.await).reveal(), renewed(second.await).reveal());
+    m.manager.flush_touches().await.expect("flushed");
+    // The first address is where the session is from, and of the later ones the latest is kept.
+    assert_eq!(count(&m, "session.activity"), 1);
 }
