@@ -1,4 +1,5 @@
-//! Checks and renewals of tokens, and uses: the hot path. A check never writes and never waits for the writer.
+//! Checks and renewals of tokens, and uses: the hot path. A check never waits for the writer; what it has to tell it, that a
+//! successor was seen or a replaced token used, is queued.
 //!
 //! Of a session whose token was renewed two tokens may be good; which, is decided by the row, by what its copy in the
 //! cache has noted, and by what is noted and not written yet, always with the clock.
@@ -176,7 +177,7 @@ impl SessionManager {
     }
 
     /// The current token was presented for the first time: the one before it is good for a while only. Noted in memory
-    /// like a use, and written with the next flush.
+    /// like a use, and written as soon as may be.
     fn note_successor(&self, entry: &CachedSession, now: Timestamp) {
         let row = entry.row();
         let grace_secs = self.policy(&row.app).map_or(0, |policy| policy.renew_grace_secs);
@@ -186,6 +187,9 @@ impl SessionManager {
         };
         if self.held.touches.note_successor(row, seen) {
             entry.note_successor(&seen);
+            // Not only with the next flush: a crash before it would make the old token good again. Nobody waits for it.
+            let pending = self.held.touches.get(row.id);
+            drop(self.store.write_touches(pending.into_iter().collect(), now));
         } else {
             self.held.metrics.touches_dropped.inc();
         }

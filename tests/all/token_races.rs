@@ -1,5 +1,6 @@
 //! Interleavings of what gives a session another token: renewals and sign-ins. Each is forced.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -631,8 +632,19 @@ async fn sign_in_whose_client_went_away_is_done_and_refuses_older_tokens() {
 }
 
 #[tokio::test]
-async fn crash_before_a_seen_successor_is_written_lets_the_old_token_live_until_it_is_seen_again() {
+async fn seen_successor_is_written_at_once_and_survives_a_crash() {
     let m = Managed::start().await;
+    let (ada, successor) = with_grace_begun(&m).await;
+    m.advance(GRACE);
+    let m = m.restart_without_flush().await;
+    assert_eq!(m.look_at(&ada.token).await, REPLACED);
+    assert!(is_active(m.look_at(&successor).await));
+}
+
+#[tokio::test]
+async fn crash_before_a_seen_successor_can_be_written_lets_the_old_token_live_until_it_is_seen_again() {
+    let m = Managed::start().await;
+    m.probe.fails_touches.store(true, Ordering::SeqCst);
     let (ada, successor) = with_grace_begun(&m).await;
     m.advance(GRACE);
     let m = m.restart_without_flush().await;
