@@ -196,6 +196,25 @@ async fn replaced_cookie_is_refused_and_starts_nothing() {
 }
 
 #[tokio::test]
+async fn replaced_cookie_of_a_session_that_is_over_starts_another() {
+    let server = open_to_visitors().await;
+    let (id, token) = start(&server).await;
+    let path = format!("/v1/sessions/{id}/authenticate");
+    let body = json!({ "user_id": "ada" });
+    let reply = server.post(&path, body).key(&server.key).send().await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    let ended = server
+        .delete(&format!("/v1/sessions/{id}"))
+        .key(&server.key)
+        .send()
+        .await;
+    assert_eq!(ended.status, 204, "{}", ended.text);
+    let reply = visit(&server).cookie(&token).send().await;
+    let (next, _) = started(&reply);
+    assert_ne!(next, id);
+}
+
+#[tokio::test]
 async fn malformed_sibling_cookie_does_not_lose_a_visitors() {
     let server = open_to_visitors().await;
     let (id, token) = start(&server).await;
