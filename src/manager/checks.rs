@@ -110,10 +110,7 @@ impl SessionManager {
         demands: &Demands,
     ) -> Result<CheckAnswer, Error> {
         let presented = token.hash();
-        let entry = match self.held.cache.get(token.id()) {
-            Some(entry) => Some(entry),
-            None => self.load(token.id()).await?,
-        };
+        let entry = self.cached_or_read(token.id()).await?;
         let answer = self.judge(app, entry, presented, usage, demands);
         let result = match &answer {
             CheckAnswer::Active(_) => "active",
@@ -253,6 +250,14 @@ impl SessionManager {
         Arc::new(CachedSession::new(session))
     }
 
+    /// The copy of a session, else its row.
+    async fn cached_or_read(&self, id: SessionId) -> Result<Option<Arc<CachedSession>>, Error> {
+        match self.held.cache.get(id) {
+            Some(entry) => Ok(Some(entry)),
+            None => self.load(id).await,
+        }
+    }
+
     /// Reads a session that is not cached, with its pending touch, and caches it if it is active.
     async fn load(&self, id: SessionId) -> Result<Option<Arc<CachedSession>>, Error> {
         let mut latest = None;
@@ -287,10 +292,7 @@ impl SessionManager {
         id: SessionId,
         address: Option<IpAddr>,
     ) -> Result<Session, Error> {
-        let entry = match self.held.cache.get(id) {
-            Some(entry) => Some(entry),
-            None => self.load(id).await?,
-        };
+        let entry = self.cached_or_read(id).await?;
         let entry = entry
             .filter(|entry| entry.row().app == *app)
             .ok_or(Error::NotFound("session"))?;
@@ -311,10 +313,7 @@ impl SessionManager {
     ) -> Result<RenewAnswer, Error> {
         let policy = self.policy(app)?;
         // Whoever has no token of a session here does not get as far as the writer's queue.
-        let entry = match self.held.cache.get(token.id()) {
-            Some(entry) => Some(entry),
-            None => self.load(token.id()).await?,
-        };
+        let entry = self.cached_or_read(token.id()).await?;
         let presented = token.hash();
         if recognise(app, entry.as_deref(), &presented).is_none() {
             return Ok(RenewAnswer::Refused(Refusal::InvalidToken));
