@@ -1,11 +1,14 @@
 //! What happened, in the past tense. An event is a row written in the transaction of the change it tells of.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use crate::clock::Timestamp;
 use crate::session::{AppName, EndedBy, Reason, Session, SessionId};
 use crate::user::UserId;
 
 /// What kind of thing happened. Kinds are added, never renamed: consumers match on [`EventKind::as_str`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EventKind {
     /// A session was made.
     SessionCreated,
@@ -21,15 +24,51 @@ pub enum EventKind {
     SessionEvicted,
     /// A deadline passed.
     SessionExpired,
+    /// A deadline is near.
+    SessionExpiring,
     /// It was used from another address.
     SessionActivity,
+    /// Somebody tried to end a session and was refused: under whoever tried, not under whose it is.
+    SessionRevocationFailed,
     /// Several sessions of one user were ended at once; beside the single events.
     UserSessionsRevoked,
     /// The user was blocked.
     UserBlocked,
+    /// A user who was here before signed in with a browser and operating system that they had not used before.
+    DeviceNew,
 }
 
 impl EventKind {
+    /// Every kind there is.
+    pub const ALL: [Self; 13] = [
+        Self::SessionCreated,
+        Self::SessionAuthenticated,
+        Self::SessionRenewed,
+        Self::SessionRevoked,
+        Self::SessionEvicted,
+        Self::SessionExpired,
+        Self::SessionExpiring,
+        Self::SessionActivity,
+        Self::SessionSuspicious,
+        Self::SessionRevocationFailed,
+        Self::UserSessionsRevoked,
+        Self::UserBlocked,
+        Self::DeviceNew,
+    ];
+
+    /// The kind of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    /// Whether it tells that a session is over.
+    pub fn is_ending(self) -> bool {
+        matches!(
+            self,
+            Self::SessionRevoked | Self::SessionEvicted | Self::SessionExpired
+        )
+    }
+
     /// The stable name.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -40,9 +79,12 @@ impl EventKind {
             Self::SessionRevoked => "session.revoked",
             Self::SessionEvicted => "session.evicted",
             Self::SessionExpired => "session.expired",
+            Self::SessionExpiring => "session.expiring",
             Self::SessionActivity => "session.activity",
+            Self::SessionRevocationFailed => "session.revocation_failed",
             Self::UserSessionsRevoked => "user.sessions_revoked",
             Self::UserBlocked => "user.blocked",
+            Self::DeviceNew => "device.new",
         }
     }
 
@@ -138,6 +180,115 @@ impl Event {
             ip_address: None,
             location: None,
             data: None,
+        }
+    }
+}
+
+/// An event as it was written: with its number, which grows by one from each to the next within a database.
+#[derive(Debug, Clone)]
+pub struct RecordedEvent {
+    /// The number.
+    pub number: u64,
+    /// What happened.
+    pub event: Event,
+}
+
+/// Which line of history numbers belong to: 16 random bytes made with the database. A database that was restored from a
+/// copy gets another, as its numbers come again for other events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epoch([u8; 16]);
+
+impl Epoch {
+    /// The epoch with these bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// A new one.
+    pub fn random() -> Self {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).expect("the operating system provides random bytes");
+        Self(bytes)
+    }
+
+    /// The public id of this epoch's event with this number.
+    pub fn id(&self, number: u64) -> EventId {
+        EventId {
+            epoch: self.mark(),
+            number,
+        }
+    }
+
+    /// The number of an event of this epoch; `None` for an id of another one.
+    pub fn number(&self, id: EventId) -> Option<u64> {
+        (id.epoch == self.mark()).then_some(id.number)
+    }
+
+    fn mark(&self) -> [u8; 8] {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        [a, b, c, d, e, f, g, h]
+    }
+}
+
+/// The public id of an event, and with that the place after it in the line of events. Opaque to callers: they compare
+/// it for equality and give it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventId {
+    epoch: [u8; 8],
+    number: u64,
+}
+
+impl EventId {
+    const PREFIX: &str = "evt_";
+
+    /// Reads the text form.
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(text.strip_prefix(Self::PREFIX)?).ok()?;
+        let (epoch, number) = bytes.split_at_checked(8)?;
+        Some(Self {
+            epoch: epoch.try_into().ok()?,
+            number: u64::from_be_bytes(number.try_into().ok()?),
+        })
+    }
+}
+
+impl std::fmt::Display for EventId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let bytes = [self.epoch, self.number.to_be_bytes()].concat();
+        write!(f, "{}{}", Self::PREFIX, URL_SAFE_NO_PAD.encode(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_kinds_are_read_back() {
+        for kind in EventKind::ALL {
+            assert_eq!(EventKind::parse(kind.as_str()), Some(kind));
+        }
+        assert_eq!(EventKind::parse("session.forgotten"), None);
+    }
+
+    #[test]
+    fn ids_are_read_back_and_belong_to_their_epoch() {
+        let (one, other) = (Epoch::from_bytes([1; 16]), Epoch::from_bytes([2; 16]));
+        for number in [0, 1, u64::MAX] {
+            let id = one.id(number);
+            assert_eq!(EventId::parse(&id.to_string()), Some(id));
+            assert_eq!((one.number(id), other.number(id)), (Some(number), None));
+        }
+        let id = one.id(7).to_string();
+        for wrong in [
+            "",
+            "evt_",
+            &id[1..],
+            &id[..id.len() - 1],
+            &format!("{id}AA"),
+            "evt_\u{e9}",
+        ] {
+            assert_eq!(EventId::parse(wrong), None, "{wrong}");
         }
     }
 }

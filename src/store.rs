@@ -33,6 +33,7 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::data::{Data, DataChange, DataError, DataPath};
 use crate::error::Error;
+use crate::event::{Epoch, Event, EventKind, RecordedEvent};
 use crate::session::{
     AppName, Auth, Device, EndedBy, Fingerprint, Grace, IdentityPatch, KeyId, Nonce, OnLimit, OnTokenReuse,
     Place, Reason, Replaced, SecretHash, Session, SessionId, Timeouts, Touch,
@@ -77,6 +78,8 @@ pub struct Committed {
     pub ended: Vec<Session>,
     /// Touches that were written.
     pub touched: Vec<Touch>,
+    /// Events that were written, in their order.
+    pub events: Vec<RecordedEvent>,
     /// How many changes shared the commit.
     pub batch_size: usize,
     /// How long the commit took.
@@ -565,6 +568,67 @@ pub struct AppPage {
     pub next: Option<Cursor>,
 }
 
+/// Events, a page at a time.
+#[derive(Debug, Clone)]
+pub struct EventList {
+    /// Of one app, or of all.
+    pub app: Option<AppName>,
+    /// About whom.
+    pub about: About,
+    /// Of these kinds; empty is of all.
+    pub kinds: Vec<EventKind>,
+    /// From where on, and in which direction.
+    pub from: EventsFrom,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Whom events are about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum About {
+    /// Anybody, or nobody.
+    Anyone,
+    /// One user of the list's app.
+    User(UserId),
+    /// One session of the list's app, as far as it was nobody's then.
+    AnonymousSession(SessionId),
+}
+
+/// Where a list of events begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventsFrom {
+    /// After the one with this number, oldest first; 0 is from the oldest on.
+    After(u64),
+    /// Before the one with this number, newest first; [`u64::MAX`] is from the newest on.
+    Before(u64),
+}
+
+/// A page of events. A page looks at a bounded number of them, so that it may be short, or empty, and there may still be
+/// more.
+#[derive(Debug, Clone)]
+pub struct EventPage {
+    /// The events.
+    pub events: Vec<RecordedEvent>,
+    /// The number of the last event that was looked at, in the list's direction: where the next page goes on. Where there
+    /// was none, what the list began with.
+    pub looked_to: u64,
+    /// Whether events are left after that.
+    pub more: bool,
+    /// Which events there were, in the same snapshot.
+    pub bounds: EventBounds,
+}
+
+/// Which events a store has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventBounds {
+    /// The epoch that their numbers belong to.
+    pub epoch: Epoch,
+    /// The number of the oldest one that is kept; of the next one to come if none is.
+    pub first: u64,
+    /// The number of the newest one that was ever written; 0 before the first.
+    pub last: u64,
+}
+
 /// An API key as stored: its hash, never the key.
 #[derive(Debug, Clone)]
 pub struct KeyRecord {
@@ -675,6 +739,15 @@ pub trait SessionStore: Send + Sync {
 
     /// A user's settings and count.
     fn find_user(&self, app: AppName, user_id: UserId, now: Timestamp) -> Answer<UserRecord>;
+
+    /// A page of events.
+    fn list_events(&self, list: EventList) -> Answer<EventPage>;
+
+    /// Which events there are.
+    fn event_bounds(&self) -> Answer<EventBounds>;
+
+    /// Writes an event that tells of no change.
+    fn record(&self, event: Event) -> Answer<()>;
 
     /// One API key, revoked or not.
     fn find_key(&self, id: KeyId) -> Answer<Option<KeyRecord>>;

@@ -8,16 +8,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{
-    Answer, AppList, AppPage, Authenticated, Authentication, BulkEnding, Committed, Creation, DataOutcome,
-    DataPatch, EndRequest, Hooks, IDEMPOTENCY_MILLIS, Idempotency, KeyRecord, NewSession,
-    OVERDUE_PER_CREATION, Outcome, Owner, REFUSED_LIST_LEN_MAX, REPORT_INTERVAL_MILLIS, Refused, Renewal,
-    Renewed, Scope, SessionPatch, SessionStore, StatusFilter, UserList, UserPage, UserPatch, UserRecord,
-    VISITORS_MILLIS, cut_page,
+    About, Answer, AppList, AppPage, Authenticated, Authentication, BulkEnding, Committed, Creation,
+    DataOutcome, DataPatch, EndRequest, EventBounds, EventList, EventPage, EventsFrom, Hooks,
+    IDEMPOTENCY_MILLIS, Idempotency, KeyRecord, NewSession, OVERDUE_PER_CREATION, Outcome, Owner,
+    REFUSED_LIST_LEN_MAX, REPORT_INTERVAL_MILLIS, Refused, Renewal, Renewed, Scope, SessionPatch,
+    SessionStore, StatusFilter, UserList, UserPage, UserPatch, UserRecord, VISITORS_MILLIS, cut_page,
 };
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::Error;
-use crate::event::{Event, EventKind};
+use crate::event::{Epoch, Event, EventKind, RecordedEvent};
 use crate::session::{
     AppName, EndedBy, Ending, Fingerprint, Grace, KeyId, Nonce, OnLimit, OnTokenReuse, Reason, Replaced,
     SecretHash, Session, SessionId, Touch, WhichToken,
@@ -41,7 +41,11 @@ struct State {
     calls: BTreeMap<(KeyId, Fingerprint), Call>,
     users: BTreeMap<(AppName, UserId), UserSettings>,
     keys: BTreeMap<KeyId, KeyRecord>,
-    events: Vec<(Timestamp, Event)>,
+    events: Vec<(Timestamp, RecordedEvent)>,
+    /// The number of the newest event.
+    last_event: u64,
+    /// Another one in each process, as all numbers come again.
+    epoch: OnceLock<Epoch>,
     high_water: Option<Timestamp>,
     last_id: u128,
     is_closed: bool,
@@ -80,7 +84,7 @@ impl MemoryStore {
         self.lock()
             .events
             .iter()
-            .map(|(_, event)| event.clone())
+            .map(|(_, recorded)| recorded.event.clone())
             .collect()
     }
 
@@ -180,8 +184,61 @@ impl State {
             .cloned()
     }
 
-    fn record(&mut self, event: Event, now: Timestamp) {
-        self.events.push((now, event));
+    fn record(&mut self, event: Event, now: Timestamp, committed: &mut Committed) {
+        self.last_event += 1;
+        let recorded = RecordedEvent {
+            number: self.last_event,
+            event,
+        };
+        committed.events.push(recorded.clone());
+        self.events.push((now, recorded));
+    }
+
+    fn event_bounds(&self) -> EventBounds {
+        EventBounds {
+            epoch: *self.epoch.get_or_init(Epoch::random),
+            first: self.last_event + 1 - self.events.len() as u64,
+            last: self.last_event,
+        }
+    }
+
+    fn event_page(&self, list: &EventList) -> EventPage {
+        let is_asked_for = |event: &Event| {
+            let is_about = match &list.about {
+                About::Anyone => true,
+                About::User(user_id) => event.user_id.as_ref() == Some(user_id),
+                About::AnonymousSession(id) => event.user_id.is_none() && event.session_id == Some(*id),
+            };
+            is_about
+                && list.app.as_ref().is_none_or(|app| *app == event.app)
+                && (list.kinds.is_empty() || list.kinds.contains(&event.kind))
+        };
+        let mut matching: Vec<RecordedEvent> = self
+            .events
+            .iter()
+            .map(|(_, recorded)| recorded)
+            .filter(|recorded| match list.from {
+                EventsFrom::After(number) => recorded.number > number,
+                EventsFrom::Before(number) => recorded.number < number,
+            })
+            .filter(|recorded| is_asked_for(&recorded.event))
+            .cloned()
+            .collect();
+        let from = match list.from {
+            EventsFrom::After(number) => number,
+            EventsFrom::Before(number) => {
+                matching.reverse();
+                number
+            }
+        };
+        let more = matching.len() > list.limit;
+        matching.truncate(list.limit);
+        EventPage {
+            looked_to: matching.last().map_or(from, |recorded| recorded.number),
+            events: matching,
+            more,
+            bounds: self.event_bounds(),
+        }
     }
 
     fn end(&mut self, mut session: Session, request: &EndRequest, committed: &mut Committed) -> Session {
@@ -194,7 +251,7 @@ impl State {
         self.data.remove(&session.id);
         self.sessions.insert(session.id, session.clone());
         if let Some(event) = Event::of_ending(&session) {
-            self.record(event, request.now);
+            self.record(event, request.now, committed);
         }
         committed.changed.push(session.id);
         committed.ended.push(session.clone());
@@ -241,7 +298,7 @@ impl State {
                 data: Some(data.to_string()),
                 ..Event::about_user(app, user_id, EventKind::UserSessionsRevoked, request.now)
             };
-            self.record(event, request.now);
+            self.record(event, request.now, committed);
         }
         revoked_count
     }
@@ -476,6 +533,7 @@ impl State {
         self.record(
             Event::about(&session, EventKind::SessionCreated, new.now),
             new.now,
+            committed,
         );
         Creation::Created {
             session: Box::new(session),
@@ -516,6 +574,7 @@ impl State {
         self.record(
             Event::about(&session, EventKind::SessionAuthenticated, *now),
             *now,
+            committed,
         );
         committed.changed.push(session.id);
         Authenticated::Done {
@@ -544,7 +603,7 @@ impl State {
                 match renewal.on_reuse {
                     OnTokenReuse::Notify => self.report(&session, replaced, now, committed),
                     OnTokenReuse::Revoke => {
-                        self.record(Event::of_replaced_token(&session, now), now);
+                        self.record(Event::of_replaced_token(&session, now), now, committed);
                         let request = EndRequest {
                             now,
                             reason: Reason::known(Reason::TOKEN_REUSE),
@@ -586,7 +645,11 @@ impl State {
             reported_at: None,
         });
         self.sessions.insert(session.id, session.clone());
-        self.record(Event::about(&session, EventKind::SessionRenewed, now), now);
+        self.record(
+            Event::about(&session, EventKind::SessionRenewed, now),
+            now,
+            committed,
+        );
         committed.changed.push(session.id);
         Renewed::Successor {
             session: Box::new(session),
@@ -603,7 +666,7 @@ impl State {
             reported_at: Some(now),
             ..replaced
         });
-        self.record(Event::of_replaced_token(&session, now), now);
+        self.record(Event::of_replaced_token(&session, now), now, committed);
         committed.changed.push(session.id);
         self.sessions.insert(session.id, session);
     }
@@ -700,7 +763,8 @@ impl State {
         touch.apply_telling(session, |session| {
             news.push(Event::about(session, EventKind::SessionActivity, touch.at));
         });
-        news.into_iter().for_each(|event| self.record(event, now));
+        news.into_iter()
+            .for_each(|event| self.record(event, now, committed));
     }
 }
 
@@ -871,7 +935,7 @@ impl SessionStore for MemoryStore {
                     ended_by: Some(by),
                     ..Event::about_user(&app, &user_id, EventKind::UserBlocked, now)
                 };
-                state.record(event, now);
+                state.record(event, now, committed);
             }
             state.user_record(&app, &user_id, now)
         })
@@ -982,6 +1046,19 @@ impl SessionStore for MemoryStore {
 
     fn find_user(&self, app: AppName, user_id: UserId, now: Timestamp) -> Answer<UserRecord> {
         self.read(|state| state.user_record(&app, &user_id, now))
+    }
+
+    fn list_events(&self, list: EventList) -> Answer<EventPage> {
+        self.read(|state| state.event_page(&list))
+    }
+
+    fn event_bounds(&self) -> Answer<EventBounds> {
+        self.read(State::event_bounds)
+    }
+
+    fn record(&self, event: Event) -> Answer<()> {
+        let now = event.occurred_at;
+        self.change(now, |state, committed| state.record(event, now, committed))
     }
 
     fn find_key(&self, id: KeyId) -> Answer<Option<KeyRecord>> {

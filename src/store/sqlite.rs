@@ -11,6 +11,7 @@
 
 mod changes;
 mod counts;
+mod events;
 mod reads;
 mod renewals;
 mod rows;
@@ -33,12 +34,13 @@ use tokio::sync::Semaphore;
 
 use super::{
     Answer, AppList, AppPage, Authenticated, Authentication, BulkEnding, Creation, DataOutcome, DataPatch,
-    EndRequest, Hooks, KeyRecord, NewSession, Outcome, Owner, Renewal, Renewed, Scope, SessionPatch,
-    SessionStore, UserList, UserPage, UserPatch, UserRecord,
+    EndRequest, EventBounds, EventList, EventPage, Hooks, KeyRecord, NewSession, Outcome, Owner, Renewal,
+    Renewed, Scope, SessionPatch, SessionStore, UserList, UserPage, UserPatch, UserRecord,
 };
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::Error;
+use crate::event::Event;
 use crate::session::{AppName, EndedBy, KeyId, SecretHash, Session, SessionId, Touch};
 use crate::user::UserId;
 use writer::Writer;
@@ -52,7 +54,7 @@ const STATEMENTS_MAX: usize = 96;
 /// The schema, by steps.
 const SCHEMA: Schema = Schema {
     newest: include_str!("../../schema.sql"),
-    steps: &[TO_VERSION_2],
+    steps: &[TO_VERSION_2, TO_VERSION_3],
 };
 /// Renewals, visitors, and creations that can be repeated.
 const TO_VERSION_2: &str = "
@@ -72,6 +74,10 @@ const TO_VERSION_2: &str = "
         PRIMARY KEY (api_key_id, key_print)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
+";
+/// Reading the events of one user.
+const TO_VERSION_3: &str = "
+    CREATE INDEX events_by_subject ON events (app, coalesce(user_id, session_id), id);
 ";
 
 /// A schema and what leads older ones to it.
@@ -386,6 +392,19 @@ impl SessionStore for SqliteStore {
 
     fn find_user(&self, app: AppName, user_id: UserId, now: Timestamp) -> Answer<UserRecord> {
         self.read_blocking(move |connection| reads::find_user(connection, &app, &user_id, now))
+    }
+
+    fn list_events(&self, list: EventList) -> Answer<EventPage> {
+        self.read_blocking(move |connection| events::list(connection, &list, reads::SCAN_ROWS_MAX))
+    }
+
+    fn event_bounds(&self) -> Answer<EventBounds> {
+        self.read_here(events::bounds)
+    }
+
+    fn record(&self, event: Event) -> Answer<()> {
+        self.writer
+            .submit(event.occurred_at, move |batch| changes::record(batch, &event))
     }
 
     fn find_key(&self, id: KeyId) -> Answer<Option<KeyRecord>> {

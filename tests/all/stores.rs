@@ -20,8 +20,8 @@ use sessiond::session::{
 use sessiond::store::sqlite::{SqliteOptions, SqliteStore};
 use sessiond::store::{
     Answer, AppList, AppPage, Authenticated, Authentication, BulkEnding, Committed, Creation, DataOutcome,
-    DataPatch, EndRequest, Hooks, KeyRecord, NewSession, Outcome, Owner, Renewal, Renewed, Scope,
-    SessionPatch, SessionStore, UserList, UserPage, UserPatch, UserRecord,
+    DataPatch, EndRequest, EventBounds, EventList, EventPage, Hooks, KeyRecord, NewSession, Outcome, Owner,
+    Renewal, Renewed, Scope, SessionPatch, SessionStore, UserList, UserPage, UserPatch, UserRecord,
 };
 use sessiond::user::{Tiers, UserId};
 use tempfile::TempDir;
@@ -500,6 +500,18 @@ impl SessionStore for ProbedStore {
 
     fn find_user(&self, app: AppName, user_id: UserId, now: Timestamp) -> Answer<UserRecord> {
         self.inner.find_user(app, user_id, now)
+    }
+
+    fn list_events(&self, list: EventList) -> Answer<EventPage> {
+        self.inner.list_events(list)
+    }
+
+    fn event_bounds(&self) -> Answer<EventBounds> {
+        self.inner.event_bounds()
+    }
+
+    fn record(&self, event: Event) -> Answer<()> {
+        self.inner.record(event)
     }
 
     fn find_key(&self, id: KeyId) -> Answer<Option<KeyRecord>> {

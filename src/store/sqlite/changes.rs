@@ -9,7 +9,7 @@ use super::renewals;
 use super::rows::{self, SESSION_COLUMNS, text};
 use super::writer::Batch;
 use crate::clock::Timestamp;
-use crate::event::{Event, EventKind};
+use crate::event::{Event, EventKind, RecordedEvent};
 use crate::session::{AppName, EndedBy, Ending, KeyId, Reason, Session, SessionId, TooLong, Touch};
 use crate::store::{
     BulkEnding, EndRequest, IDEMPOTENCY_MILLIS, KeyRecord, Outcome, Owner, Scope, SessionPatch, UserPatch,
@@ -53,7 +53,7 @@ pub(super) fn end_session(
     batch.counts.ended(&session);
     session.ending = Some(ending);
     if let Some(event) = Event::of_ending(&session) {
-        write_event(batch.connection, &event, request.now)?;
+        write_event(batch, event, request.now)?;
     }
     batch.committed.changed.push(session.id);
     batch.committed.ended.push(session.clone());
@@ -160,7 +160,7 @@ fn end_all_of_user(
         event.reason = Some(request.reason.clone());
         event.ended_by = Some(request.by);
         event.data = Some(data.to_string());
-        write_event(batch.connection, &event, request.now)?;
+        write_event(batch, event, request.now)?;
     }
     Ok(revoked_count)
 }
@@ -248,7 +248,7 @@ pub(super) fn write_touch(batch: &mut Batch<'_>, touch: &Touch, now: Timestamp) 
         .map(drop)
 }
 
-fn write_touch_with_addresses(batch: &Batch<'_>, touch: &Touch, now: Timestamp) -> rusqlite::Result<()> {
+fn write_touch_with_addresses(batch: &mut Batch<'_>, touch: &Touch, now: Timestamp) -> rusqlite::Result<()> {
     let Some(mut session) = reads::find(batch.connection, touch.id)? else {
         return Ok(());
     };
@@ -259,8 +259,8 @@ fn write_touch_with_addresses(batch: &Batch<'_>, touch: &Touch, now: Timestamp) 
     touch.apply_telling(&mut session, |session| {
         news.push(Event::about(session, EventKind::SessionActivity, touch.at));
     });
-    news.iter()
-        .try_for_each(|event| write_event(batch.connection, event, now))?;
+    news.into_iter()
+        .try_for_each(|event| write_event(batch, event, now))?;
     batch
         .connection
         .prepare_cached(
@@ -308,7 +308,7 @@ pub(super) fn update_user(
         end_all_of_user(batch, app, user_id, None, &request)?;
         let mut event = Event::about_user(app, user_id, EventKind::UserBlocked, now);
         event.ended_by = Some(by);
-        write_event(batch.connection, &event, now)?;
+        write_event(batch, event, now)?;
     }
     let active_count = reads::count_active(batch.connection, app, user_id, now)?;
     Ok(UserRecord {
@@ -351,11 +351,13 @@ pub(super) fn purge(
                  (SELECT id FROM sessions WHERE ended_at IS NOT NULL AND ended_at < ?1 ORDER BY ended_at LIMIT ?2)",
         )?
         .execute(params![before, limit])?;
-    // Rows were written in the order of their ids, so that looking stops at the first young one.
+    // From the oldest on, up to the first young one: whoever follows the numbers must be able to tell that some are gone.
     let events = batch
         .connection
         .prepare_cached(
-            "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id LIMIT ?2) AND recorded_at < ?1",
+            "WITH oldest AS MATERIALIZED (SELECT id, recorded_at FROM events ORDER BY id LIMIT ?2)
+             DELETE FROM events WHERE id IN (SELECT id FROM oldest)
+                 AND id < coalesce((SELECT min(id) FROM oldest WHERE recorded_at >= ?1), 9223372036854775807)",
         )?
         .execute(params![before, limit])?;
     let calls = batch
@@ -455,12 +457,14 @@ pub(super) fn write_user(
         .map(drop)
 }
 
+/// Writes an event, in the transaction of the change it tells of.
 pub(super) fn write_event(
-    connection: &Connection,
-    event: &Event,
+    batch: &mut Batch<'_>,
+    event: Event,
     recorded_at: Timestamp,
 ) -> rusqlite::Result<()> {
-    connection
+    batch
+        .connection
         .prepare_cached(
             "INSERT INTO events (type, occurred_at, recorded_at, app, user_id, session_id, reason, ended_by,
                  device_info, ip_address, location, data, client_session_id)
@@ -480,6 +484,15 @@ pub(super) fn write_event(
             event.location,
             event.data,
             event.client_session_id,
-        ])
-        .map(drop)
+        ])?;
+    let number = batch.connection.last_insert_rowid();
+    batch.committed.events.push(RecordedEvent {
+        number: u64::try_from(number).unwrap_or_default(),
+        event,
+    });
+    Ok(())
+}
+
+pub(super) fn record(batch: &mut Batch<'_>, event: &Event) -> rusqlite::Result<()> {
+    write_event(batch, event.clone(), event.occurred_at)
 }

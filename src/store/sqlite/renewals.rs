@@ -79,7 +79,7 @@ fn replace_token(
         )?
         .execute(params![session.id, session.token_hash, renewal.presented, nonce])?;
     let event = Event::about(&session, EventKind::SessionRenewed, renewal.now);
-    write_event(batch.connection, &event, renewal.now)?;
+    write_event(batch, event, renewal.now)?;
     batch.committed.changed.push(session.id);
     Ok(Renewed::Successor {
         session: Box::new(session),
@@ -126,8 +126,8 @@ fn reuse(
         }
         OnTokenReuse::Revoke => {
             write_event(
-                batch.connection,
-                &Event::of_replaced_token(&session, renewal.now),
+                batch,
+                Event::of_replaced_token(&session, renewal.now),
                 renewal.now,
             )?;
             let request = EndRequest {
@@ -174,7 +174,7 @@ fn report(
         .connection
         .prepare_cached("UPDATE sessions SET replaced_reported_at = ?2 WHERE id = ?1 AND ended_at IS NULL")?
         .execute(params![session.id, now])?;
-    write_event(batch.connection, &Event::of_replaced_token(&session, now), now)?;
+    write_event(batch, Event::of_replaced_token(&session, now), now)?;
     batch.committed.changed.push(session.id);
     Ok(session)
 }

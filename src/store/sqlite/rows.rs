@@ -8,6 +8,7 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 
 use crate::clock::Timestamp;
 use crate::data::Data;
+use crate::event::{Event, EventKind, RecordedEvent};
 use crate::session::{
     AppName, Auth, Device, DeviceType, EndedBy, Ending, Fingerprint, Grace, Identities, KeyId, Nonce, Place,
     Reason, Replaced, SecretHash, Session, SessionId,
@@ -95,6 +96,30 @@ fn replaced(row: &Row<'_>) -> rusqlite::Result<Option<Replaced>> {
 
 pub(super) fn data(row: &Row<'_>) -> rusqlite::Result<Data> {
     required(row, 0, Data::from_stored)
+}
+
+/// The columns that [`event`] reads, in its order.
+pub(super) const EVENT_COLUMNS: &str = "id, type, occurred_at, app, user_id, session_id, client_session_id, reason, \
+     ended_by, device_info, ip_address, location, data";
+
+pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<RecordedEvent> {
+    Ok(RecordedEvent {
+        number: row.get(0)?,
+        event: Event {
+            kind: required(row, 1, EventKind::parse)?,
+            occurred_at: row.get(2)?,
+            app: required(row, 3, AppName::parse)?,
+            user_id: parsed(row, 4, UserId::parse)?,
+            session_id: row.get(5)?,
+            client_session_id: row.get(6)?,
+            reason: parsed(row, 7, Reason::parse)?,
+            ended_by: parsed(row, 8, EndedBy::parse)?,
+            device_info: row.get(9)?,
+            ip_address: parsed(row, 10, from_str)?,
+            location: row.get(11)?,
+            data: row.get(12)?,
+        },
+    })
 }
 
 /// The columns that [`key`] reads, in its order.

@@ -126,7 +126,7 @@ fn insert(batch: &mut Batch<'_>, new: &NewSession) -> rusqlite::Result<Session> 
         remember_call(batch.connection, call, &session)?;
     }
     let event = Event::about(&session, EventKind::SessionCreated, new.now);
-    write_event(batch.connection, &event, new.now)?;
+    write_event(batch, event, new.now)?;
     Ok(session)
 }
 
@@ -167,7 +167,7 @@ pub(super) fn authenticate(
     batch.counts.created(&session);
     update_signed_in(batch.connection, &session)?;
     let event = Event::about(&session, EventKind::SessionAuthenticated, *now);
-    write_event(batch.connection, &event, *now)?;
+    write_event(batch, event, *now)?;
     batch.committed.changed.push(session.id);
     Ok(Authenticated::Done {
         session: Box::new(session),
