@@ -5,6 +5,7 @@
 //! stdout, words about them to stderr. Exit code 2: the command or the configuration is wrong; 1: it failed.
 
 mod dev;
+mod events;
 mod operator;
 
 use std::net::SocketAddr;
@@ -66,6 +67,8 @@ enum What {
     /// Show, block and unblock users
     #[command(subcommand)]
     Users(Users),
+    /// Show what happened, and what happens
+    Events(events::Events),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -250,6 +253,11 @@ impl Command {
                     .await
             }
             What::Users(command) => {
+                command
+                    .run(&Operator::reach(self.common.load(None)?).await?)
+                    .await
+            }
+            What::Events(command) => {
                 command
                     .run(&Operator::reach(self.common.load(None)?).await?)
                     .await

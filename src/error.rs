@@ -77,6 +77,9 @@ pub enum Error {
         /// How many bytes may be kept.
         max: usize,
     },
+    /// The event to go on after is not among those that are kept: begin with a list of what there is.
+    #[error("there is no such event to go on after")]
+    CursorGone,
     /// Too many of these lately; call again then.
     #[error("too many requests for the next {retry_after_secs} s")]
     TooManyRequests {

@@ -2,6 +2,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::clock::Timestamp;
 use crate::session::{AppName, EndedBy, Reason, Session, SessionId};
@@ -191,6 +193,66 @@ pub struct RecordedEvent {
     pub number: u64,
     /// What happened.
     pub event: Event,
+}
+
+impl RecordedEvent {
+    /// The event as applications and people are told of it.
+    pub fn body(&self, epoch: Epoch) -> EventBody<'_> {
+        let event = &self.event;
+        EventBody {
+            id: epoch.id(self.number).to_string(),
+            r#type: event.kind.as_str(),
+            occurred_at: event.occurred_at.to_string(),
+            app: event.app.as_str(),
+            user_id: event.user_id.as_ref().map(UserId::as_str),
+            session_id: event.session_id.map(|id| id.to_string()),
+            client_session_id: event.client_session_id.map(|id| id.to_string()),
+            reason: event.reason.as_ref().map(Reason::as_str),
+            ended_by: event.ended_by.map(EndedBy::as_str),
+            device_info: event.device_info.as_deref(),
+            ip_address: event.ip_address.map(|address| address.to_string()),
+            location: event.location.as_deref(),
+            // Written by this program as an object; anything else would be a broken database.
+            data: event
+                .data
+                .as_deref()
+                .and_then(|data| serde_json::from_str(data).ok()),
+        }
+    }
+}
+
+/// An event as applications and people are told of it, the same on pages, on streams and in webhooks.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Event)]
+pub struct EventBody<'e> {
+    /// Opaque; the place after it is where to go on.
+    id: String,
+    /// What happened.
+    r#type: &'static str,
+    /// When; for an expired session its deadline.
+    #[schema(format = DateTime)]
+    occurred_at: String,
+    /// In which app.
+    app: &'e str,
+    /// Whose; null for a session of nobody.
+    user_id: Option<&'e str>,
+    /// Which session; null for what concerns a user.
+    session_id: Option<String>,
+    /// The id that the client chose for it.
+    client_session_id: Option<String>,
+    /// Why, for endings.
+    reason: Option<&'e str>,
+    /// By whom, for endings.
+    ended_by: Option<&'static str>,
+    /// The session's device in words.
+    device_info: Option<&'e str>,
+    /// The address it was used from.
+    ip_address: Option<String>,
+    /// Its place in words.
+    location: Option<&'e str>,
+    /// What only this type has.
+    #[schema(value_type = Option<Object>)]
+    data: Option<serde_json::Value>,
 }
 
 /// Which line of history numbers belong to: 16 random bytes made with the database. A database that was restored from a

@@ -10,6 +10,7 @@ pub mod client_sessions;
 pub mod cookie;
 pub mod dashboard;
 pub mod dev;
+pub mod events;
 pub mod identities;
 pub mod input;
 pub mod keys;
@@ -41,6 +42,7 @@ use crate::config::Config;
 use crate::manager::SessionManager;
 use crate::session::{AppName, SessionId};
 use auth::{Plane, StateData};
+use events::Streams;
 use problem::Problem;
 use unread::UnreadPayload;
 
@@ -66,6 +68,8 @@ pub struct State {
     pub ops_allow: Vec<IpNet>,
     /// The OpenAPI document.
     pub openapi: String,
+    /// The live streams of this listener.
+    pub streams: Streams,
 }
 
 impl State {
@@ -80,6 +84,7 @@ impl State {
             trusted_proxies: config.server.trusted_proxies.clone(),
             public_origins: config.server.public_origins.clone(),
             ops_allow: config.ops.allow.clone(),
+            streams: Streams::default(),
         }
     }
 
@@ -127,6 +132,7 @@ fn public(config: &mut web::ServiceConfig, is_dev: bool) {
     config.service(at("/v1/sessions/{id}/touch", "POST").route(web::post().to(sessions::touch_session)));
     config.service(at("/v1/session/renew", "POST").route(web::post().to(session::renew_token)));
     config.service(at("/v1/me/session", "POST").route(web::post().to(me::start_own_session)));
+    config.service(at("/v1/me/events", "GET").route(web::get().to(events::list_own_events)));
     config.service(
         at("/v1/me/sessions", "GET, DELETE")
             .route(web::get().to(me::list_own_sessions))
@@ -205,6 +211,7 @@ fn service_plane(config: &mut web::ServiceConfig) {
             .route(web::get().to(users::list_user_sessions))
             .route(web::delete().to(users::revoke_user_sessions)),
     );
+    config.service(at("/v1/events", "GET").route(web::get().to(events::list_events)));
 }
 
 /// A resource that tells which methods it has when another is tried.

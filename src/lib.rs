@@ -41,6 +41,8 @@ pub mod config;
 
 pub mod manager;
 
+pub mod observer;
+
 pub mod cache;
 
 pub mod touch;

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use self::checks::{CheckAnswer, Demands, Refusal, RenewAnswer, Use, is_recent};
+pub use self::checks::{CheckAnswer, Demands, Refusal, RenewAnswer, Standing, Use, is_recent};
 pub use self::sign_ins::{RepeatableCall, SignIn, SignedIn};
 
 use crate::cache::SessionCache;
@@ -22,6 +22,7 @@ use crate::data::{DATA_DEPTH_MAX, DATA_LEN_MAX, DataError, DataPath, is_too_deep
 use crate::enrich::location::Locator;
 use crate::error::{Error, FieldError};
 use crate::metrics::Metrics;
+use crate::observer::{Bells, Feed};
 use crate::session::{
     AUTH_LEN_MAX, ApiKey, AppName, EndedBy, KeyId, NAME_CHARS_MAX, Reason, Secret, SecretHash, ServerKey,
     Session, SessionId, Touch, is_clean_text, is_identity_key,
@@ -71,6 +72,7 @@ struct Held {
     cache: SessionCache,
     touches: PendingTouches,
     metrics: Arc<Metrics>,
+    bells: Arc<Bells>,
 }
 
 impl Hooks for Held {
@@ -110,6 +112,8 @@ impl Hooks for Held {
         self.metrics
             .writer_commit_seconds
             .observe(committed.commit_time.as_secs_f64());
+        // Last: whoever hears of it finds everything above done.
+        self.bells.announce(committed);
     }
 }
 
@@ -136,6 +140,7 @@ fn known_reason(reason: &str) -> &'static str {
 pub struct SessionManager {
     store: Arc<dyn SessionStore>,
     held: Arc<Held>,
+    feed: Arc<Feed>,
     clock: Arc<Clock>,
     key: ServerKey,
     locator: Option<Arc<Locator>>,
@@ -169,11 +174,14 @@ impl SessionManager {
             cache,
             touches: PendingTouches::default(),
             metrics,
+            bells: Arc::default(),
         });
+        let feed = Feed::new(Arc::clone(&store), Arc::clone(&held.bells)).await?;
         store.attach(Arc::clone(&held) as Arc<dyn Hooks>);
         Ok(Self {
             store,
             held,
+            feed,
             clock,
             key,
             locator,
@@ -192,6 +200,11 @@ impl SessionManager {
     /// What is counted.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.held.metrics
+    }
+
+    /// The events, as they come.
+    pub fn feed(&self) -> &Arc<Feed> {
+        &self.feed
     }
 
     /// The policy of an app; `None` if the configuration does not name it.

@@ -28,6 +28,8 @@ pub struct Metrics {
     pub touches_dropped: Counter,
     /// Sessions that ended, by reason; reasons that applications made up are counted together as other.
     pub sessions_ended: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Live streams of events that are open.
+    pub event_streams: Gauge,
     /// Requests answered, by operation and status.
     pub http_requests: Family<[(&'static str, String); 2], Counter>,
     /// Seconds from a request's head to its answer's head.
@@ -68,6 +70,7 @@ impl Metrics {
             touch_flush_failures: Counter::default(),
             touches_dropped: Counter::default(),
             sessions_ended: Family::default(),
+            event_streams: Gauge::default(),
             http_requests: Family::default(),
             http_request_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
             registry: Registry::default(),
@@ -128,6 +131,11 @@ impl Metrics {
             "sessions_ended",
             "Sessions that ended, by reason",
             metrics.sessions_ended.clone(),
+        );
+        r.register(
+            "event_streams",
+            "Live streams of events that are open",
+            metrics.event_streams.clone(),
         );
         r.register(
             "http_requests",

@@ -35,6 +35,8 @@ use crate::sweeper;
 
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the other side of a connection may take nothing of what is sent to it (TCP_USER_TIMEOUT, tcp(7)).
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Connections of one worker; more wait to be accepted.
@@ -263,6 +265,8 @@ impl Server {
 
         stop.await;
 
+        // Streams have no end of their own that a stop could wait for.
+        manager.feed().close();
         // The opposite order: no new requests, running ones end, the regular work stops, the store closes.
         let stop_public = async {
             if let Some(public) = public {
@@ -338,6 +342,7 @@ fn start_http(config: &Config, listener: Listener, state: State) -> io::Result<A
     .max_connections(CONNECTIONS_PER_WORKER_MAX)
     .client_request_timeout(HEAD_TIMEOUT)
     .keep_alive(KEEP_ALIVE)
+    .on_connect(|connection, _| bound_unread(connection))
     .shutdown_timeout(config.server.shutdown_grace_secs)
     // Its own handling takes SIGINT for "at once"; whoever runs the server says when to stop.
     .disable_signals();
@@ -346,6 +351,16 @@ fn start_http(config: &Config, listener: Listener, state: State) -> io::Result<A
         Listener::Unix(listener) => server.listen_uds(listener)?,
     };
     Ok(server.run())
+}
+
+/// Has the system close a connection whose other side takes nothing of what is sent: an answer, or a live stream, would
+/// wait for it for ever.
+fn bound_unread(connection: &dyn std::any::Any) {
+    if let Some(connection) = connection.downcast_ref::<tokio::net::TcpStream>()
+        && let Err(error) = socket2::SockRef::from(connection).set_tcp_user_timeout(Some(UNREAD_TIMEOUT))
+    {
+        log::debug!("a connection has no bound for how long it may take nothing: {error}");
+    }
 }
 
 /// An HTTP server under way.

@@ -34,6 +34,7 @@ pub(super) struct Operator {
     client: Client,
     /// A server of our own, if none was running.
     own: Mutex<Option<OwnServer>>,
+    has_own: bool,
 }
 
 struct OwnServer {
@@ -50,6 +51,7 @@ impl Operator {
             return Ok(Self {
                 client,
                 own: Mutex::new(None),
+                has_own: false,
             });
         }
         let server = Server::bind(config, Mode::OperatorOnly, std::sync::Arc::new(Clock::system())).await?;
@@ -60,6 +62,7 @@ impl Operator {
         Ok(Self {
             client,
             own: Mutex::new(Some(OwnServer { stop, task })),
+            has_own: true,
         })
     }
 
@@ -73,6 +76,35 @@ impl Operator {
             .await
             .map_err(std::io::Error::other)?
             .map_err(Failure::from)
+    }
+
+    /// Whether no server was running.
+    pub(super) fn is_own(&self) -> bool {
+        self.has_own
+    }
+
+    /// Opens a stream of events, which lasts until the server or whoever started this ends it.
+    pub(super) async fn stream(
+        &self,
+        path: &[&str],
+        app: &AppName,
+        query: &[(&str, &str)],
+    ) -> Result<MessageStream, OperatorError> {
+        let request = self
+            .client
+            .get(url(path, app, query)?)
+            .timeout(Duration::MAX)
+            .header("accept", "text/event-stream");
+        let response = request.send().await?;
+        let status = response.status();
+        if !status.is_success() {
+            let problem = response.json().await.unwrap_or(Value::Null);
+            return Err(OperatorError::Refused(refusal(&problem, status.as_u16())));
+        }
+        Ok(MessageStream {
+            response,
+            unread: Vec::new(),
+        })
     }
 
     pub(super) async fn get(
@@ -125,11 +157,7 @@ impl Operator {
         query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Result<Value, OperatorError> {
-        let mut url = format!("http://localhost{}?app={app}", url_path(path)?);
-        for (name, value) in query {
-            url.push_str(&format!("&{name}={}", encode(value)));
-        }
-        let mut request = self.client.request(method, url);
+        let mut request = self.client.request(method, url(path, app, query)?);
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -145,6 +173,56 @@ impl Operator {
             // Not to be mistaken for an empty list.
             Err(error) if status.is_success() => Err(OperatorError::Unreadable(error)),
             Err(_) => Err(OperatorError::Refused(refusal(&Value::Null, status.as_u16()))),
+        }
+    }
+}
+
+fn url(path: &[&str], app: &AppName, query: &[(&str, &str)]) -> Result<String, OperatorError> {
+    let mut url = format!("http://localhost{}?app={app}", url_path(path)?);
+    for (name, value) in query {
+        url.push_str(&format!("&{name}={}", encode(value)));
+    }
+    Ok(url)
+}
+
+/// Server-sent events, as the server writes them: a field a line, an empty line after each.
+pub(super) struct MessageStream {
+    response: reqwest::Response,
+    unread: Vec<u8>,
+}
+
+/// One of them.
+#[derive(Debug, Default)]
+pub(super) struct Message {
+    pub(super) id: Option<String>,
+    pub(super) event: String,
+    pub(super) data: String,
+}
+
+impl MessageStream {
+    /// The next one with data; `None` when the stream is over, in order or not.
+    pub(super) async fn next(&mut self) -> Option<Message> {
+        loop {
+            while let Some(at) = self.unread.windows(2).position(|two| two == b"\n\n") {
+                let text = String::from_utf8_lossy(&self.unread[..at]).into_owned();
+                self.unread.drain(..at + 2);
+                let mut message = Message::default();
+                for line in text.lines() {
+                    match line.split_once(": ") {
+                        Some(("id", id)) => message.id = Some(id.to_owned()),
+                        Some(("event", event)) => event.clone_into(&mut message.event),
+                        Some(("data", data)) => data.clone_into(&mut message.data),
+                        _ => {}
+                    }
+                }
+                if !message.data.is_empty() {
+                    return Some(message);
+                }
+            }
+            match self.response.chunk().await {
+                Ok(Some(bytes)) => self.unread.extend_from_slice(&bytes),
+                Ok(None) | Err(_) => return None,
+            }
         }
     }
 }

@@ -56,17 +56,20 @@ pub async fn backend(request: &HttpRequest, state: &State, query: &mut Query) ->
     }
     let refused = |detail: &str| Problem::new(Code::InvalidApiKey, detail);
     let presented = bearer(request).ok_or_else(|| refused("Send an API key: Authorization: Bearer ssk_…"))?;
-    let key = presented
-        .and_then(ApiKey::parse)
-        .ok_or_else(|| refused("This is not an API key of this server."))?;
+    let key = presented.and_then(ApiKey::parse).ok_or_else(unknown_api_key)?;
     match state.manager.app_of_key(&key).await? {
         Some(app) => Ok(Backend {
             app,
             by: EndedBy::App,
             key: Some(key),
         }),
-        None => Err(refused("This is not an API key of this server.")),
+        None => Err(unknown_api_key()),
     }
+}
+
+/// That an API key is none of this server's, or none any more.
+pub fn unknown_api_key() -> Problem {
+    Problem::new(Code::InvalidApiKey, "This is not an API key of this server.")
 }
 
 /// The holder of a session token.
@@ -76,6 +79,8 @@ pub struct Holder {
     pub app: AppName,
     /// The session as it is after this use.
     pub entry: Arc<CachedSession>,
+    /// The token that was presented.
+    pub token: Token,
     /// Whether the token came by cookie.
     pub is_by_cookie: bool,
 }
@@ -223,37 +228,28 @@ pub async fn holder(
     demands: &Demands,
 ) -> Result<Holder, Problem> {
     let usage = |address: Option<IpAddr>| if may_touch { Use::Touch(address) } else { Use::Look };
-    let (answer, is_by_cookie) = match present(request, state, &app)? {
+    let (answer, token, is_by_cookie) = match present(request, state, &app)? {
         Presented::Nothing => return Err(no_session()),
         Presented::Bearer(token) => {
             let usage = usage(forwarded_address(request, state));
-            (state.manager.check(&app, &token, usage, demands).await?, false)
+            let answer = state.manager.check(&app, &token, usage, demands).await?;
+            (answer, token, false)
         }
         Presented::Cookies(tokens) => {
             let usage = usage(client_address(request, state));
-            (check_cookies(state, &app, &tokens, usage, demands).await?, true)
+            let token = choose(state, &app, &tokens).await?.ok_or(Refusal::InvalidToken)?;
+            let answer = state.manager.check(&app, token, usage, demands).await?;
+            (answer, token.clone(), true)
         }
     };
     match answer {
         CheckAnswer::Active(entry) => Ok(Holder {
             app,
             entry,
+            token,
             is_by_cookie,
         }),
         CheckAnswer::Refused(refusal) => Err(refusal.into()),
-    }
-}
-
-async fn check_cookies(
-    state: &State,
-    app: &AppName,
-    tokens: &[Token],
-    usage: Use,
-    demands: &Demands,
-) -> Result<CheckAnswer, Problem> {
-    match choose(state, app, tokens).await? {
-        Some(token) => Ok(state.manager.check(app, token, usage, demands).await?),
-        None => Ok(CheckAnswer::Refused(Refusal::InvalidToken)),
     }
 }
 

@@ -29,7 +29,7 @@ pub const BODY_LEN_MAX: usize = 64 * 1024;
 /// How long a body may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sessions on a page unless the caller says.
-const PAGE_LEN_DEFAULT: usize = 50;
+pub const PAGE_LEN_DEFAULT: usize = 50;
 /// Most sessions on a page.
 const PAGE_LEN_MAX: usize = 200;
 
@@ -262,11 +262,16 @@ impl Query {
 
     /// Where the page begins and how long it is.
     pub fn page(&mut self) -> (Option<Cursor>, usize) {
-        let rule = format!("must be a number from 1 to {PAGE_LEN_MAX}");
-        let in_range = |limit: &usize| (1..=PAGE_LEN_MAX).contains(limit);
-        let limit = self.parsed("limit", &rule, |text| text.parse().ok().filter(in_range));
+        let limit = self.limit();
         let after = self.parsed("cursor", "must be a next_cursor of this list", parse_cursor);
         (after, limit.unwrap_or(PAGE_LEN_DEFAULT))
+    }
+
+    /// How long a page is to be.
+    pub fn limit(&mut self) -> Option<usize> {
+        let rule = format!("must be a number from 1 to {PAGE_LEN_MAX}");
+        let in_range = |limit: &usize| (1..=PAGE_LEN_MAX).contains(limit);
+        self.parsed("limit", &rule, |text| text.parse().ok().filter(in_range))
     }
 
     /// Notes a mistake.

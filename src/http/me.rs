@@ -21,7 +21,11 @@ use crate::session::{AppName, EndedBy, Reason, Session, SessionId};
 use crate::store::{Owner, SessionPatch, StatusFilter, UserPage};
 
 /// Checks who asks, without extending their session; a refusal says where to sign in.
-async fn person(request: &HttpRequest, state: &State, query: &mut Query) -> Result<Holder, Problem> {
+pub(super) async fn person(
+    request: &HttpRequest,
+    state: &State,
+    query: &mut Query,
+) -> Result<Holder, Problem> {
     let app = auth::app_of_request(request, state, query)?;
     let sign_in_url = state.sign_in_url(&app);
     let holder = auth::holder(request, state, app.clone(), false, &Demands::default()).await;

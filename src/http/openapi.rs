@@ -10,7 +10,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::auth::StateData;
 use super::problem::Code;
-use super::{client_sessions, identities, me, ops, session, session_data, sessions, sign_ins, users};
+use super::{client_sessions, events, identities, me, ops, session, session_data, sessions, sign_ins, users};
 
 /// Every operation that applications and people use; the operator's own are the command line's matter.
 #[derive(OpenApi)]
@@ -48,11 +48,13 @@ use super::{client_sessions, identities, me, ops, session, session_data, session
         session::head_own_session,
         session::renew_token,
         session::sign_out,
+        events::list_events,
         me::start_own_session,
         me::list_own_sessions,
         me::revoke_own_sessions,
         me::revoke_own_session,
         me::rename_own_session,
+        events::list_own_events,
         ops::get_whoami,
         ops::get_health,
         ops::get_readiness,

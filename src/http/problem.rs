@@ -64,6 +64,7 @@ codes! {
     CredentialsChanged "credentials_changed" 409 "The credentials were changed meanwhile";
     IdempotencySessionChanged "idempotency_session_changed" 409 "What the repeated call made has changed";
     SessionEnded "session_ended" 410 "The session has ended";
+    CursorGone "cursor_gone" 410 "The events after that one are not all kept";
     VersionMismatch "version_mismatch" 412 "Changed meanwhile";
     PayloadTooLarge "payload_too_large" 413 "The body is too large";
     UnsupportedMediaType "unsupported_media_type" 415 "The body must be JSON";
@@ -74,6 +75,9 @@ codes! {
     Overloaded "overloaded" 503 "Too much is waiting to be written";
     StoreUnavailable "store_unavailable" 503 "The store is not available";
 }
+
+/// When a reader who has too many streams tries again: as soon as one that is gone has been noticed.
+const STREAMS_RETRY_SECS: u64 = 30;
 
 /// A refusal on its way out.
 #[derive(Debug, Clone)]
@@ -213,8 +217,19 @@ impl Problem {
         self.more.cause.as_deref()
     }
 
-    /// The answer, for a request with this id.
-    pub fn to_response(&self, request_id: &str) -> HttpResponse {
+    /// Whoever has so many streams closes some, or waits.
+    pub fn too_many_streams(max: usize) -> Self {
+        let detail = format!("There are {max} live streams already, and there may be no more. Close some.");
+        Self::new(Code::TooManyRequests, detail).with(|more| more.retry_after_secs = Some(STREAMS_RETRY_SECS))
+    }
+
+    /// Whether it says how a session ended.
+    pub fn is_of_ended_session(&self) -> bool {
+        self.more.ending.is_some()
+    }
+
+    /// The body, for a request with this id.
+    pub fn to_json(&self, request_id: &str) -> String {
         let body = ProblemBody {
             r#type: format!("/problems/{}", self.code.as_str().replace('_', "-")),
             title: self.code.title(),
@@ -241,6 +256,11 @@ impl Problem {
                 .as_ref()
                 .map(|sessions| sessions.iter().map(active_body).collect()),
         };
+        serde_json::to_string(&body).unwrap_or_default()
+    }
+
+    /// The answer, for a request with this id.
+    pub fn to_response(&self, request_id: &str) -> HttpResponse {
         let mut response = HttpResponseBuilder::new(self.status_code());
         match self.code {
             code if code.status() == 401 => {
@@ -257,8 +277,9 @@ impl Problem {
         if let Some(allow) = self.more.allow {
             response.insert_header((header::ALLOW, allow));
         }
-        let body = serde_json::to_string(&body).unwrap_or_default();
-        response.content_type("application/problem+json").body(body)
+        response
+            .content_type("application/problem+json")
+            .body(self.to_json(request_id))
     }
 }
 
@@ -328,6 +349,10 @@ impl From<Error> for Problem {
             Error::TooLarge { max } => Self::new(
                 Code::PayloadTooLarge,
                 format!("It would have more than {max} bytes. Nothing was changed."),
+            ),
+            Error::CursorGone => Self::new(
+                Code::CursorGone,
+                "The event to go on after is not among those that are kept. Begin with a page of what there is.",
             ),
             Error::TooManyRequests { retry_after_secs } => Self::new(
                 Code::TooManyRequests,

@@ -86,6 +86,18 @@ impl Refusal {
     }
 }
 
+/// How a token stands that was good before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It is good, as things are, until this moment.
+    Good {
+        /// When.
+        until: Timestamp,
+    },
+    /// It is not.
+    Refused(Refusal),
+}
+
 /// What became of a renewal.
 #[derive(Debug, Clone)]
 pub enum RenewAnswer {
@@ -122,6 +134,37 @@ impl SessionManager {
             .get_or_create(&[("result", result)])
             .inc();
         Ok(answer)
+    }
+
+    /// Whether a token that was checked before is still good. This is no use and no presentation of it: nothing is noted,
+    /// nobody is told.
+    pub async fn standing(
+        &self,
+        app: &AppName,
+        id: SessionId,
+        presented: SecretHash,
+    ) -> Result<Standing, Error> {
+        let entry = self.cached_or_read(id).await?;
+        let which = recognise(app, entry.as_deref(), &presented);
+        let (Some(entry), Some(which)) = (entry, which) else {
+            return Ok(Standing::Refused(Refusal::InvalidToken));
+        };
+        let now = self.clock.now();
+        let mut until = entry.expires_at();
+        if let WhichToken::Replaced(replaced) = which {
+            if !self.is_still_good(&entry, replaced, now) {
+                return Ok(Standing::Refused(Refusal::TokenReplaced));
+            }
+            if let Some(WhichToken::Replaced(replaced)) = entry.which_token(&presented)
+                && let Grace::Until { ends_at, .. } = replaced.grace
+            {
+                until = until.min(ends_at);
+            }
+        }
+        Ok(match self.ending_as_of(&entry, now) {
+            Some(ending) => Standing::Refused(Refusal::SessionEnded(ending)),
+            None => Standing::Good { until },
+        })
     }
 
     fn judge(

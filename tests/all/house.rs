@@ -22,10 +22,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("store", &["session", "user", "data", "event", "error", "clock"]),
     ("enrich", &["session", "config"]),
     (
+        "observer",
+        &["session", "user", "event", "error", "clock", "store"],
+    ),
+    (
         "manager",
         &[
             "session", "user", "data", "event", "error", "clock", "config", "cache", "touch", "enrich",
-            "store", "metrics",
+            "store", "metrics", "observer",
         ],
     ),
     ("sweeper", &["manager", "error"]),
@@ -34,7 +38,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "http",
         &[
-            "manager", "session", "user", "data", "event", "error", "clock", "config", "store",
+            "manager", "session", "user", "data", "event", "error", "clock", "config", "store", "observer",
         ],
     ),
     // The holder of a token is the copy in the cache: a hit copies no session.
@@ -80,9 +84,11 @@ const CRATES_OF: &[(&str, &[&str])] = &[
     ("r2d2_sqlite", &["store::sqlite"]),
     ("actix_web", &["http", "server"]),
     ("actix_http", &[]),
-    ("utoipa", &["http"]),
+    ("utoipa", &["http", "event"]),
     ("clap", &["cli", "main"]),
     ("reqwest", &["cli"]),
+    ("futures_util", &["http"]),
+    ("socket2", &["server"]),
     ("toml", &["config"]),
     ("lru", &["cache"]),
     ("hmac", &["session"]),

@@ -1,0 +1,531 @@
+//! Events: in pages for who asks now and then and for histories, as a live stream for who asks for `text/event-stream`
+//! (server-sent events, WHATWG HTML §9.2).
+//!
+//! A stream is read from the database when its reader takes more: nothing is buffered for one that is slow, and a
+//! connection whose other side stops reading is dropped by the system (see `server`). A person's stream looks again whether
+//! its token is good whenever its session changes and whenever that token's time may be over.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use futures_util::stream;
+use serde::Serialize;
+use tokio::time::Instant;
+use utoipa::{IntoParams, ToSchema};
+
+use super::auth::{self, Backend, StateData};
+use super::input::Query;
+use super::me::person;
+use super::problem::{Problem, ProblemBody};
+use super::session::AppParams;
+use super::{State, json};
+use crate::event::{EventBody, EventId, EventKind};
+use crate::manager::{Refusal, Standing};
+use crate::observer::{EventFilter, FollowError, Follower, SessionWatch};
+use crate::session::{ApiKey, AppName, SecretHash, SessionId};
+use crate::store::{About, EventPage};
+use crate::user::UserId;
+
+/// How often a stream without news says that it is there: proxies take connections for dead after a minute or less.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// When a reader whose connection was lost tries again, in milliseconds.
+const RETRY_MILLIS: u32 = 3_000;
+/// Streams of one server: what is left of its connections is for everything else.
+const STREAMS_MAX: usize = 6_000;
+/// Streams of one person, each an open page; and of one app's backends.
+const STREAMS_OF_PERSON_MAX: usize = 16;
+const STREAMS_OF_APP_MAX: usize = 64;
+
+/// A page of events.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EventPage)]
+pub struct EventPageBody<'e> {
+    events: Vec<EventBody<'e>>,
+    /// `after` for the next page; null at the end.
+    next_cursor: Option<String>,
+}
+
+/// Which of them.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)]
+pub struct EventParams {
+    /// Go on after the event with this id; on a stream `Last-Event-ID` counts before it. Absent: a page begins with the
+    /// oldest event that is kept (or the newest, see `order`), a stream with what happens from now on.
+    after: Option<String>,
+    /// Only these types, separated by commas.
+    #[param(example = "session.created,session.revoked")]
+    types: Option<String>,
+    /// Pages only: `oldest` (first; the default) or `newest`.
+    order: Option<String>,
+    /// Pages only: 1 to 200, by default 50. A page can be shorter, or empty, and still have a `next_cursor`.
+    limit: Option<usize>,
+}
+
+/// Whose.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)]
+pub struct EventUserParams {
+    /// Only this user's.
+    user_id: Option<String>,
+}
+
+/// Tells what happened in the app: a page, or with `Accept: text/event-stream` a live stream.
+///
+/// A stream's `id` is the event's, its `event` the type, its `data` the same object as on a page. A comment every 15
+/// seconds shows that it lives. `reset` instead of a type says that the event to go on after is no longer kept, and that
+/// the stream goes on with what happens from now on; a page answers 410 `cursor_gone`. A stream ends with `end` when the
+/// API key is revoked.
+#[utoipa::path(
+    get, path = "/v1/events", tag = "service", security(("api_key" = [])),
+    params(EventParams, EventUserParams),
+    responses(
+        (status = 200, description = "A page, or a stream of them",
+         content((EventPageBody<'static> = "application/json"), (String = "text/event-stream"))),
+        (status = 401, description = "`invalid_api_key`", body = ProblemBody<'static>),
+        (status = 410, description = "`cursor_gone`", body = ProblemBody<'static>),
+        (status = 429, description = "`too_many_requests`: the app has 64 streams", body = ProblemBody<'static>),
+        (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn list_events(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let mut query = Query::of(&request);
+    let Backend { app, key, .. } = auth::backend(&request, &state, &mut query).await?;
+    let user_id = query.parsed("user_id", "is not a user id", UserId::parse);
+    let asked = Asked::read(&request, query)?;
+    let filter = EventFilter {
+        app: Some(app.clone()),
+        about: user_id.map_or(About::Anyone, About::User),
+        kinds: asked.kinds.clone(),
+    };
+    let Some(stream) = asked.stream else {
+        return page(&state, filter, &asked).await;
+    };
+    let slot = Slot::take(&state, Share::App(app), STREAMS_OF_APP_MAX)?;
+    open(state, filter, stream, Viewer::Backend(key), slot).await
+}
+
+/// Tells what happened to the person's own sessions: a page, or with `Accept: text/event-stream` a live stream.
+///
+/// As `/v1/events`. The stream ends with `end`, whose data is what a check would be refused with, as soon as the session
+/// is over or its token is no longer good. No call here extends the session.
+#[utoipa::path(
+    get, path = "/v1/me/events", tag = "self", security(("session_token" = []), ("session_cookie" = [])),
+    params(EventParams, AppParams),
+    responses(
+        (status = 200, description = "A page, or a stream of them",
+         content((EventPageBody<'static> = "application/json"), (String = "text/event-stream"))),
+        (status = 401, description = "`no_session`, `invalid_token`, `token_replaced`, `session_ended`, \
+         `ambiguous_cookie`", body = ProblemBody<'static>),
+        (status = 403, description = "`cross_site`", body = ProblemBody<'static>),
+        (status = 410, description = "`cursor_gone`", body = ProblemBody<'static>),
+        (status = 429, description = "`too_many_requests`: the person has 16 streams", body = ProblemBody<'static>),
+        (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
+    )
+)]
+pub async fn list_own_events(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let mut query = Query::of(&request);
+    let holder = person(&request, &state, &mut query).await?;
+    let asked = Asked::read(&request, query)?;
+    let id = holder.session().id;
+    let about = match &holder.session().user_id {
+        Some(user_id) => About::User(user_id.clone()),
+        None => About::AnonymousSession(id),
+    };
+    let filter = EventFilter {
+        app: Some(holder.app.clone()),
+        about: about.clone(),
+        kinds: asked.kinds.clone(),
+    };
+    let Some(stream) = asked.stream else {
+        return page(&state, filter, &asked).await;
+    };
+    let share = match about {
+        About::User(user_id) => Share::User(holder.app.clone(), user_id),
+        _ => Share::Session(id),
+    };
+    let slot = Slot::take(&state, share, STREAMS_OF_PERSON_MAX)?;
+    let viewer = Viewer::Person {
+        watch: state.manager.feed().watch(id),
+        app: holder.app,
+        id,
+        presented: holder.token.hash(),
+    };
+    open(state, filter, stream, viewer, slot).await
+}
+
+/// What a request asks for.
+struct Asked {
+    kinds: Vec<EventKind>,
+    after: Option<EventId>,
+    newest_first: bool,
+    limit: usize,
+    /// That it is for a stream.
+    stream: Option<StreamStart>,
+}
+
+/// Where a stream begins.
+enum StreamStart {
+    Now,
+    After(EventId),
+    /// After something that is no id of ours.
+    Unknown,
+}
+
+impl Asked {
+    fn read(request: &HttpRequest, mut query: Query) -> Result<Self, Problem> {
+        let kinds = kinds(&mut query);
+        let after = query.parsed("after", "must be the id of an event", EventId::parse);
+        let order = query.parsed("order", "must be oldest or newest", |order| match order {
+            "oldest" => Some(false),
+            "newest" => Some(true),
+            _ => None,
+        });
+        let limit = query.limit();
+        let stream = wants_stream(request).then(|| {
+            for (name, is_given) in [("order", order.is_some()), ("limit", limit.is_some())] {
+                if is_given {
+                    query.wrong(name, "is for pages; a stream has none");
+                }
+            }
+            let last = request.headers().get("last-event-id");
+            match (last.map(|id| id.to_str().ok().and_then(EventId::parse)), after) {
+                (Some(Some(id)), _) | (None, Some(id)) => StreamStart::After(id),
+                (Some(None), _) => StreamStart::Unknown,
+                (None, None) => StreamStart::Now,
+            }
+        });
+        query.finish()?;
+        Ok(Self {
+            kinds,
+            after,
+            newest_first: order.unwrap_or(false),
+            limit: limit.unwrap_or(super::input::PAGE_LEN_DEFAULT),
+            stream,
+        })
+    }
+}
+
+fn kinds(query: &mut Query) -> Vec<EventKind> {
+    let mut kinds = Vec::new();
+    for name in query.all("types").iter().flat_map(|types| types.split(',')) {
+        match EventKind::parse(name) {
+            Some(kind) if kinds.contains(&kind) => {}
+            Some(kind) => kinds.push(kind),
+            None => {
+                let known = EventKind::ALL.map(EventKind::as_str).join(", ");
+                query.wrong("types", &format!("has a type that is none of {known}"));
+                break;
+            }
+        }
+    }
+    kinds
+}
+
+fn wants_stream(request: &HttpRequest) -> bool {
+    let accepted = request.headers().get_all(header::ACCEPT);
+    let accepted = accepted.filter_map(|value| value.to_str().ok());
+    let mut types = accepted.flat_map(|value| value.split(','));
+    types.any(|one| {
+        let name = one.split(';').next().unwrap_or_default();
+        name.trim().eq_ignore_ascii_case("text/event-stream")
+    })
+}
+
+async fn page(state: &State, filter: EventFilter, asked: &Asked) -> Result<HttpResponse, Problem> {
+    let feed = state.manager.feed();
+    let page = feed
+        .page(filter, asked.after, asked.newest_first, asked.limit)
+        .await?;
+    let EventPage {
+        events,
+        looked_to,
+        more,
+        ..
+    } = &page;
+    let body = EventPageBody {
+        events: events.iter().map(|event| event.body(feed.epoch())).collect(),
+        next_cursor: more.then(|| feed.epoch().id(*looked_to).to_string()),
+    };
+    Ok(json(HttpResponse::Ok(), &body))
+}
+
+async fn open(
+    state: StateData,
+    filter: EventFilter,
+    start: StreamStart,
+    viewer: Viewer,
+    slot: Slot,
+) -> Result<HttpResponse, Problem> {
+    let feed = Arc::clone(state.manager.feed());
+    let known = match start {
+        StreamStart::Now => Ok(feed.place(None).await?),
+        StreamStart::Unknown => Err(feed.place(None).await?),
+        StreamStart::After(id) => match feed.place(Some(id)).await {
+            Ok(place) => Ok(place),
+            Err(crate::error::Error::CursorGone) => Err(feed.place(None).await?),
+            Err(error) => return Err(error.into()),
+        },
+    };
+    let (Ok(place) | Err(place)) = known;
+    let mut begin = format!("retry: {RETRY_MILLIS}\n");
+    if known.is_err() {
+        begin.push_str(RESET);
+    }
+    // Without news too, so that a reader that is cut off goes on from here.
+    begin.push_str(&format!("id: {}\n\n", feed.epoch().id(place)));
+    let stream = LiveStream {
+        follower: feed.follow(filter, place),
+        state,
+        viewer,
+        begin: Some(begin),
+        told_place: place,
+        heartbeat_at: Instant::now() + HEARTBEAT,
+        look_at: Instant::now(),
+        is_over: false,
+        _slot: slot,
+    };
+    let frames = stream::unfold(stream, |mut stream| async move {
+        let frame = stream.next_frame().await?;
+        Some((Ok::<_, Infallible>(web::Bytes::from(frame)), stream))
+    });
+    Ok(HttpResponse::Ok()
+        .content_type("text/event-stream")
+        // Some proxies collect what they pass on unless they are told not to.
+        .insert_header(("x-accel-buffering", "no"))
+        .streaming(Box::pin(frames)))
+}
+
+const RESET: &str = "event: reset\ndata: {\"code\":\"cursor_gone\",\"detail\":\"The events after that one are not all \
+                     kept. The stream goes on with what happens from now on.\"}\n";
+
+/// Who reads a stream.
+enum Viewer {
+    /// A backend with this key; the command line has none.
+    Backend(Option<ApiKey>),
+    /// The holder of a session's token.
+    Person {
+        app: AppName,
+        id: SessionId,
+        presented: SecretHash,
+        watch: SessionWatch,
+    },
+}
+
+/// Whether a stream may go on.
+enum Verdict {
+    /// It may; to be looked at again then at the latest.
+    GoOn(Instant),
+    /// It may not, and this is why.
+    Over(Problem),
+}
+
+impl Viewer {
+    /// Waits until the viewer's credential may have changed.
+    async fn changed(&self) {
+        match self {
+            Self::Backend(_) => std::future::pending().await,
+            Self::Person { watch, .. } => watch.changed().await,
+        }
+    }
+
+    async fn judge(&self, state: &State) -> Result<Verdict, Problem> {
+        let next_look = Instant::now() + HEARTBEAT;
+        match self {
+            Self::Backend(None) => Ok(Verdict::GoOn(next_look)),
+            Self::Backend(Some(key)) => Ok(match state.manager.app_of_key(key).await? {
+                Some(_) => Verdict::GoOn(next_look),
+                None => Verdict::Over(auth::unknown_api_key()),
+            }),
+            Self::Person {
+                app, id, presented, ..
+            } => Ok(match state.manager.standing(app, *id, *presented).await? {
+                Standing::Good { until } => {
+                    let left = until.millis_since(state.manager.clock().now());
+                    let left = Duration::from_millis(u64::try_from(left).unwrap_or_default());
+                    Verdict::GoOn(next_look.min(Instant::now() + left))
+                }
+                Standing::Refused(refusal) => Verdict::Over(refusal_problem(refusal, state, app)),
+            }),
+        }
+    }
+}
+
+fn refusal_problem(refusal: Refusal, state: &State, app: &AppName) -> Problem {
+    Problem::from(refusal).with_sign_in_url(state.sign_in_url(app))
+}
+
+/// A stream under way.
+struct LiveStream {
+    state: StateData,
+    follower: Follower,
+    viewer: Viewer,
+    begin: Option<String>,
+    /// The place that the reader was told last.
+    told_place: u64,
+    heartbeat_at: Instant,
+    /// When the viewer's credential is looked at again.
+    look_at: Instant,
+    is_over: bool,
+    _slot: Slot,
+}
+
+impl LiveStream {
+    /// What is sent next; `None` at the end.
+    async fn next_frame(&mut self) -> Option<String> {
+        if let Some(begin) = self.begin.take() {
+            return Some(begin);
+        }
+        while !self.is_over {
+            let wake = self.heartbeat_at.min(self.look_at);
+            let news = tokio::select! {
+                biased;
+                () = self.viewer.changed() => Ok(Vec::new()),
+                news = self.follower.next() => news,
+                () = tokio::time::sleep_until(wake) => Ok(Vec::new()),
+            };
+            let news = match news {
+                Ok(news) => news,
+                Err(FollowError::Gone) => {
+                    self.follower.skip().await.ok()?;
+                    self.told_place = self.follower.place();
+                    let id = self.state.manager.feed().epoch().id(self.told_place);
+                    return Some(format!("{RESET}id: {id}\n\n"));
+                }
+                // The reader comes back by itself.
+                Err(FollowError::Closed | FollowError::Store(_)) => return None,
+            };
+            // After the news were read: an ending among them is seen here too.
+            match self.viewer.judge(&self.state).await.ok()? {
+                Verdict::GoOn(look_at) => self.look_at = look_at,
+                Verdict::Over(problem) => {
+                    self.is_over = true;
+                    return Some(self.last_frame(news, &problem).await);
+                }
+            }
+            if !news.is_empty() {
+                return Some(self.frame_of(&news));
+            }
+            if Instant::now() >= self.heartbeat_at {
+                return Some(self.heartbeat());
+            }
+        }
+        None
+    }
+
+    fn frame_of(&mut self, news: &[crate::event::RecordedEvent]) -> String {
+        let epoch = self.state.manager.feed().epoch();
+        let mut frame = String::new();
+        for recorded in news {
+            let id = epoch.id(recorded.number);
+            let kind = recorded.event.kind.as_str();
+            let data = serde_json::to_string(&recorded.body(epoch)).unwrap_or_default();
+            frame.push_str(&format!("id: {id}\nevent: {kind}\ndata: {data}\n\n"));
+            self.told_place = recorded.number;
+        }
+        self.heartbeat_at = Instant::now() + HEARTBEAT;
+        frame
+    }
+
+    /// A comment; and where the reader is, if it has come further without news.
+    fn heartbeat(&mut self) -> String {
+        self.heartbeat_at = Instant::now() + HEARTBEAT;
+        let place = self.follower.place();
+        if place == self.told_place {
+            return ":\n\n".to_owned();
+        }
+        self.told_place = place;
+        format!(":\nid: {}\n\n", self.state.manager.feed().epoch().id(place))
+    }
+
+    /// What is left to be told, and why there is no more. Of a session that has ended its own ending is the last thing that
+    /// its holder is told; of a token that is not good any more, nothing.
+    async fn last_frame(&mut self, mut news: Vec<crate::event::RecordedEvent>, problem: &Problem) -> String {
+        let mut frame = String::new();
+        if let (Viewer::Person { id, .. }, true) = (&self.viewer, problem.is_of_ended_session()) {
+            let id = *id;
+            if news.is_empty() {
+                news = self.follower.pending().await.unwrap_or_default();
+            }
+            let is_own_ending = |recorded: &crate::event::RecordedEvent| {
+                recorded.event.session_id == Some(id) && recorded.event.kind.is_ending()
+            };
+            if let Some(at) = news.iter().position(is_own_ending) {
+                news.truncate(at + 1);
+            }
+            frame = self.frame_of(&news);
+        }
+        frame + &format!("event: end\ndata: {}\n\n", problem.to_json(""))
+    }
+}
+
+/// Who shares a number of streams.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Share {
+    App(AppName),
+    User(AppName, UserId),
+    Session(SessionId),
+}
+
+/// How many streams there are.
+#[derive(Default)]
+pub struct Streams(Mutex<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    all: usize,
+    of: HashMap<Share, usize>,
+}
+
+/// One stream's place among them.
+struct Slot {
+    state: StateData,
+    share: Share,
+}
+
+impl Slot {
+    fn take(state: &StateData, share: Share, max: usize) -> Result<Self, Problem> {
+        let mut counts = state.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.all >= STREAMS_MAX {
+            return Err(crate::error::Error::Overloaded.into());
+        }
+        let count = counts.of.entry(share.clone()).or_default();
+        if *count >= max {
+            return Err(Problem::too_many_streams(max));
+        }
+        *count += 1;
+        counts.all += 1;
+        drop(counts);
+        state.manager.metrics().event_streams.inc();
+        Ok(Self {
+            state: state.clone(),
+            share,
+        })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut counts = self
+            .state
+            .streams
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        counts.all -= 1;
+        if let Entry::Occupied(mut count) = counts.of.entry(self.share.clone()) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        drop(counts);
+        self.state.manager.metrics().event_streams.dec();
+    }
+}
