@@ -463,6 +463,9 @@ pub(super) fn write_event(
     event: Event,
     recorded_at: Timestamp,
 ) -> rusqlite::Result<()> {
+    if cfg!(sessiond_bench_without_events) {
+        return Ok(());
+    }
     batch
         .connection
         .prepare_cached(
