@@ -177,13 +177,8 @@ impl Bells {
     fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         let waiting = self.waiting();
-        let found = waiting
-            .by_subject
-            .values()
-            .chain(waiting.by_session.values())
-            .flatten();
-        let found = found.map(|(_, bell)| bell);
-        for bell in waiting.of_many.values().map(|(_, bell)| bell).chain(found) {
+        let of_subjects = waiting.by_subject.values().flatten().map(|(_, bell)| bell);
+        for bell in waiting.of_many.values().map(|(_, bell)| bell).chain(of_subjects) {
             bell.rung.notify_one();
         }
     }
@@ -462,11 +457,9 @@ pub struct SessionWatch {
 }
 
 impl SessionWatch {
-    /// Waits until the session was changed since the last time, or the server stops. May be cancelled.
+    /// Waits until the session was changed since the last time. May be cancelled.
     pub async fn changed(&self) {
-        if !self.feed.bells.is_closed() {
-            self.bell.rung.notified().await;
-        }
+        self.bell.rung.notified().await;
     }
 }
 

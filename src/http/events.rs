@@ -40,6 +40,8 @@ const STREAMS_MAX: usize = 6_000;
 /// Streams of one person, each an open page; and of one app's backends.
 const STREAMS_OF_PERSON_MAX: usize = 16;
 const STREAMS_OF_APP_MAX: usize = 64;
+/// Streams of one visitor: sessions of nobody are had for nothing.
+const STREAMS_OF_VISITOR_MAX: usize = 4;
 
 /// A page of events.
 #[derive(Debug, Serialize, ToSchema)]
@@ -125,7 +127,7 @@ pub async fn list_events(request: HttpRequest, state: StateData) -> Result<HttpR
          `ambiguous_cookie`", body = ProblemBody<'static>),
         (status = 403, description = "`cross_site`", body = ProblemBody<'static>),
         (status = 410, description = "`cursor_gone`", body = ProblemBody<'static>),
-        (status = 429, description = "`too_many_requests`: the person has 16 streams", body = ProblemBody<'static>),
+        (status = 429, description = "`too_many_requests`: the person has 16 streams, or the visitor 4", body = ProblemBody<'static>),
         (status = 503, description = "`overloaded`, `store_unavailable`", body = ProblemBody<'static>),
     )
 )]
@@ -146,11 +148,15 @@ pub async fn list_own_events(request: HttpRequest, state: StateData) -> Result<H
     let Some(stream) = asked.stream else {
         return page(&state, filter, &asked).await;
     };
-    let share = match about {
-        About::User(user_id) => Share::User(holder.app.clone(), user_id),
-        _ => Share::Session(id),
+    let slot = match about {
+        About::User(user_id) => {
+            let share = Share::User(holder.app.clone(), user_id);
+            Slot::take(&state, share, STREAMS_OF_PERSON_MAX)?
+        }
+        About::Anyone | About::AnonymousSession(_) => {
+            Slot::take(&state, Share::Session(id), STREAMS_OF_VISITOR_MAX)?
+        }
     };
-    let slot = Slot::take(&state, share, STREAMS_OF_PERSON_MAX)?;
     let viewer = Viewer::Person {
         watch: state.manager.feed().watch(id),
         app: holder.app,
@@ -493,7 +499,7 @@ impl Slot {
     fn take(state: &StateData, share: Share, max: usize) -> Result<Self, Problem> {
         let mut counts = state.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.all >= STREAMS_MAX {
-            return Err(crate::error::Error::Overloaded.into());
+            return Err(Problem::no_more_streams(STREAMS_MAX));
         }
         let count = counts.of.entry(share.clone()).or_default();
         if *count >= max {

@@ -223,6 +223,13 @@ impl Problem {
         Self::new(Code::TooManyRequests, detail).with(|more| more.retry_after_secs = Some(STREAMS_RETRY_SECS))
     }
 
+    /// The server has as many streams as it takes.
+    pub fn no_more_streams(max: usize) -> Self {
+        let detail =
+            format!("This server has {max} live streams, and there may be no more. Ask for pages, or later.");
+        Self::new(Code::Overloaded, detail).with(|more| more.retry_after_secs = Some(STREAMS_RETRY_SECS))
+    }
+
     /// Whether it says how a session ended.
     pub fn is_of_ended_session(&self) -> bool {
         self.more.ending.is_some()
