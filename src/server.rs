@@ -343,6 +343,8 @@ fn start_http(config: &Config, listener: Listener, state: State) -> io::Result<A
     .client_request_timeout(HEAD_TIMEOUT)
     .keep_alive(KEEP_ALIVE)
     .on_connect(|connection, _| bound_unread(connection))
+    // Whoever closes their side is gone: a stream of theirs ends then, and not with some later heartbeat.
+    .h1_allow_half_closed(false)
     .shutdown_timeout(config.server.shutdown_grace_secs)
     // Its own handling takes SIGINT for "at once"; whoever runs the server says when to stop.
     .disable_signals();
