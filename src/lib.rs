@@ -13,6 +13,9 @@
 //! A *change* is one command to the store's single writer, which commits what has come together meanwhile in one durable
 //! transaction and keeps one order for all of it: **fence → commit → announce → answer** ([`store`]).
 //!
+//! Events are rows that are written with the change they tell of. Whoever is told ([`observer`]) is rung after the commit and reads on
+//! from a place of their own.
+//!
 //! # What holds
 //!
 //! 1. A session that was ended before an answer was sent is refused by every check that starts after that answer.
