@@ -89,6 +89,17 @@ CREATE TABLE users (
     PRIMARY KEY (app, user_id)
 ) STRICT, WITHOUT ROWID;
 
+-- What users signed in with, to tell of a device that is new to one. At most a hundred a user: the one seen first longest
+-- ago makes room. Kept beyond the retention of sessions: a device that comes back after a month is not new.
+CREATE TABLE user_devices (
+    app           TEXT    NOT NULL,
+    user_id       TEXT    NOT NULL,
+    browser       TEXT    NOT NULL,          -- without its version; '' if it is not known
+    os            TEXT    NOT NULL,          -- likewise
+    first_seen_at INTEGER NOT NULL,
+    PRIMARY KEY (app, user_id, browser, os)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE api_keys (
     id         BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
     app        TEXT    NOT NULL,

@@ -36,7 +36,9 @@ pub enum EventKind {
     UserSessionsRevoked,
     /// The user was blocked.
     UserBlocked,
-    /// A user who was here before signed in with a browser and operating system that they had not used before.
+    /// A user who was here before signed in with a browser and operating system that they had not used before; after the
+    /// event of that sign-in, about the same session. Data: `browser` and `os`, without versions, null where one of them
+    /// is not known.
     DeviceNew,
 }
 
@@ -165,6 +167,19 @@ impl Event {
             data: Some(serde_json::json!({ "explanation": explanation }).to_string()),
             ..Self::about(session, EventKind::SessionSuspicious, occurred_at)
         }
+    }
+
+    /// The event of a sign-in on a device that its user had not used before; `None` if nothing is known about the device.
+    pub fn of_new_device(session: &Session, occurred_at: Timestamp) -> Option<Self> {
+        let device = session.device.as_ref()?;
+        if device.browser.is_none() && device.os.is_none() {
+            return None;
+        }
+        let data = serde_json::json!({ "browser": device.browser, "os": device.os });
+        Some(Self {
+            data: Some(data.to_string()),
+            ..Self::about(session, EventKind::DeviceNew, occurred_at)
+        })
     }
 
     /// An event about a user rather than one session.

@@ -447,6 +447,15 @@ impl Session {
         }
     }
 
+    /// Browser and operating system without their versions, each empty where it is not known: what tells the devices of a
+    /// user apart.
+    pub fn browser_and_os(&self) -> (&str, &str) {
+        let device = self.device.as_ref();
+        let browser = device.and_then(|device| device.browser.as_deref());
+        let os = device.and_then(|device| device.os.as_deref());
+        (browser.unwrap_or_default(), os.unwrap_or_default())
+    }
+
     /// The earlier of the idle and the absolute deadline.
     pub fn expires_at(&self) -> Timestamp {
         expires_at(

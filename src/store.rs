@@ -51,6 +51,10 @@ pub const REPORT_INTERVAL_MILLIS: i64 = 60 * 1_000;
 /// Sessions that a refusal lists at most, for a person to choose from: as many as the longest page of a list.
 pub const REFUSED_LIST_LEN_MAX: usize = 200;
 
+/// Pairs of browser and operating system that are remembered of a user, to tell of new ones: more than anybody has, and few
+/// enough that whoever makes names up fills nothing. The one seen first longest ago makes room.
+pub const DEVICES_PER_USER_MAX: usize = 100;
+
 /// An answer that is not there yet.
 pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
 
@@ -654,7 +658,9 @@ pub trait SessionStore: Send + Sync {
     /// The largest time the store remembers: the clock must not be earlier.
     fn high_water(&self) -> Answer<Option<Timestamp>>;
 
-    /// Makes a session, after ending as many of the user's oldest sign-ins as the limit demands; see [`Creation`].
+    /// Makes a session, after ending as many of the user's oldest sign-ins as the limit demands; see [`Creation`]. If it is
+    /// not the first one of its user, and its browser and operating system were not seen with them before, it also writes
+    /// `device.new`; so does [`SessionStore::authenticate`].
     fn create(&self, new: NewSession) -> Answer<Creation>;
 
     /// Gives a session that is nobody's to a user, or lets its user sign in again: both deadlines start anew, the token

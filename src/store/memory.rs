@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{
     About, Answer, AppList, AppPage, Authenticated, Authentication, BulkEnding, Committed, Creation,
-    DataOutcome, DataPatch, EndRequest, EventBounds, EventList, EventPage, EventsFrom, Hooks,
-    IDEMPOTENCY_MILLIS, Idempotency, KeyRecord, NewSession, OVERDUE_PER_CREATION, Outcome, Owner,
+    DEVICES_PER_USER_MAX, DataOutcome, DataPatch, EndRequest, EventBounds, EventList, EventPage, EventsFrom,
+    Hooks, IDEMPOTENCY_MILLIS, Idempotency, KeyRecord, NewSession, OVERDUE_PER_CREATION, Outcome, Owner,
     REFUSED_LIST_LEN_MAX, REPORT_INTERVAL_MILLIS, Refused, Renewal, Renewed, Scope, SessionPatch,
     SessionStore, StatusFilter, UserList, UserPage, UserPatch, UserRecord, VISITORS_MILLIS, cut_page,
 };
@@ -40,6 +40,8 @@ struct State {
     visitors: BTreeMap<SessionId, String>,
     calls: BTreeMap<(KeyId, Fingerprint), Call>,
     users: BTreeMap<(AppName, UserId), UserSettings>,
+    /// Browsers and operating systems, and when each was first seen.
+    devices: BTreeMap<(AppName, UserId), BTreeMap<(String, String), Timestamp>>,
     keys: BTreeMap<KeyId, KeyRecord>,
     events: Vec<(Timestamp, RecordedEvent)>,
     /// The number of the newest event.
@@ -535,6 +537,7 @@ impl State {
             new.now,
             committed,
         );
+        self.note_device(&session, new.now, committed);
         Creation::Created {
             session: Box::new(session),
             evicted,
@@ -576,10 +579,33 @@ impl State {
             *now,
             committed,
         );
+        self.note_device(&session, *now, committed);
         committed.changed.push(session.id);
         Authenticated::Done {
             session: Box::new(session),
             evicted,
+        }
+    }
+
+    fn note_device(&mut self, session: &Session, now: Timestamp, committed: &mut Committed) {
+        let Some(user_id) = &session.user_id else { return };
+        let of_user = (session.app.clone(), user_id.clone());
+        let known = self.devices.entry(of_user).or_default();
+        let (browser, os) = session.browser_and_os();
+        let pair = (browser.to_owned(), os.to_owned());
+        if known.contains_key(&pair) {
+            return;
+        }
+        let is_first = known.is_empty();
+        if known.len() >= DEVICES_PER_USER_MAX {
+            let oldest = known.iter().min_by_key(|(pair, seen_at)| (**seen_at, *pair));
+            if let Some(oldest) = oldest.map(|(pair, _)| pair.clone()) {
+                known.remove(&oldest);
+            }
+        }
+        known.insert(pair, now);
+        if let Some(event) = Event::of_new_device(session, now).filter(|_| !is_first) {
+            self.record(event, now, committed);
         }
     }
 

@@ -11,6 +11,7 @@
 
 mod changes;
 mod counts;
+mod devices;
 mod events;
 mod reads;
 mod renewals;
@@ -75,9 +76,24 @@ const TO_VERSION_2: &str = "
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
 ";
-/// Reading the events of one user.
+/// Reading the events of one user, and telling of new devices: those of the sessions that are there are known.
 const TO_VERSION_3: &str = "
     CREATE INDEX events_by_subject ON events (app, coalesce(user_id, session_id), id);
+    CREATE TABLE user_devices (
+        app           TEXT    NOT NULL,
+        user_id       TEXT    NOT NULL,
+        browser       TEXT    NOT NULL,
+        os            TEXT    NOT NULL,
+        first_seen_at INTEGER NOT NULL,
+        PRIMARY KEY (app, user_id, browser, os)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO user_devices (app, user_id, browser, os, first_seen_at)
+        SELECT app, user_id, browser, os, first_seen_at FROM
+            (SELECT *, row_number() OVER (PARTITION BY app, user_id ORDER BY first_seen_at DESC) AS nth FROM
+                (SELECT app, user_id, coalesce(browser, '') AS browser, coalesce(os, '') AS os,
+                        min(signed_in_at) AS first_seen_at
+                 FROM sessions WHERE user_id IS NOT NULL GROUP BY 1, 2, 3, 4))
+        WHERE nth <= 100;
 ";
 
 /// A schema and what leads older ones to it.
@@ -671,21 +687,59 @@ mod tests {
     #[test]
     fn steps_from_the_first_version_make_the_schema_that_a_new_database_has() {
         let dir = tempfile::tempdir().expect("a directory");
-        let open = |name: &str| {
-            let path = dir.path().join(name);
-            create_private(&path).expect("made");
-            (open_for_writing(&path).expect("opened"), path)
-        };
-        let (mut new, path) = open("new.db");
+        let path = dir.path().join("new.db");
+        create_private(&path).expect("made");
+        let mut new = open_for_writing(&path).expect("opened");
         migrate(&mut new, &path, SCHEMA).expect("made");
-        let (mut old, path) = open("old.db");
+        let (mut old, path) = old_database(&dir);
+        migrate(&mut old, &path, SCHEMA).expect("migrated");
+        assert_eq!(parts(&old), parts(&new));
+    }
+
+    /// A database of version 1 in this directory.
+    fn old_database(dir: &tempfile::TempDir) -> (Connection, PathBuf) {
+        let path = dir.path().join("old.db");
+        create_private(&path).expect("made");
+        let mut connection = open_for_writing(&path).expect("opened");
         let first = Schema {
             newest: include_str!("sqlite/first_schema.sql"),
             steps: &[],
         };
-        migrate(&mut old, &path, first).expect("made");
+        migrate(&mut connection, &path, first).expect("made");
+        (connection, path)
+    }
+
+    #[test]
+    fn devices_of_the_sessions_that_are_there_are_known_after_a_migration() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut old, path) = old_database(&dir);
+        let mut id = 0_u64;
+        let mut insert = |user: Option<&str>, browser: Option<&str>, os: Option<&str>, at: u64| {
+            id += 1;
+            let sql = "INSERT INTO sessions (id, app, user_id, token_hash, browser, os, created_at, signed_in_at,
+                           last_activity_at, idle_timeout, absolute_expires_at, expires_at)
+                       VALUES (unhex(printf('%032x', ?1)), 'default', ?2, zeroblob(32), ?3, ?4, ?5, ?5, ?5, 9, ?5, ?5)";
+            old.execute(sql, rusqlite::params![id, user, browser, os, at])
+                .expect("a row");
+        };
+        insert(Some("ada"), Some("Firefox"), Some("Linux"), 5);
+        insert(Some("ada"), Some("Firefox"), Some("Linux"), 3);
+        insert(Some("ada"), None, None, 4);
+        insert(None, Some("Safari"), Some("iOS"), 6);
+        for n in 0..150 {
+            insert(Some("bob"), Some(&format!("browser {n}")), None, n);
+        }
         migrate(&mut old, &path, SCHEMA).expect("migrated");
-        assert_eq!(parts(&old), parts(&new));
+        let devices = |user: &str| {
+            let sql = "SELECT browser || '/' || os || ' ' || first_seen_at FROM user_devices
+                       WHERE app = 'default' AND user_id = ?1 ORDER BY first_seen_at";
+            let mut statement = old.prepare(sql).expect("a query");
+            let rows = statement.query_map([user], |row| row.get(0)).expect("rows");
+            rows.map(|row| row.expect("a row")).collect::<Vec<String>>()
+        };
+        assert_eq!(devices("ada"), ["Firefox/Linux 3", "/ 4"]);
+        let of_bob = devices("bob");
+        assert_eq!((of_bob.len(), of_bob[0].as_str()), (100, "browser 50/ 50"));
     }
 
     #[test]

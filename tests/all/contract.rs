@@ -4,6 +4,7 @@ mod callbacks;
 mod changes;
 mod clients;
 mod data;
+mod devices;
 mod endings;
 mod identities;
 mod reads;

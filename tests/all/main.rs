@@ -45,6 +45,7 @@ mod races;
 mod secrets;
 mod self_plane;
 mod session_data;
+mod telling;
 mod token_plane;
 mod token_races;
 mod tokens;

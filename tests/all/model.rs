@@ -42,6 +42,7 @@ const ENDERS: [EndedBy; 3] = [EndedBy::User, EndedBy::App, EndedBy::Operator];
 const ENDINGS: [&str; 3] = ["session.revoked", "session.evicted", "session.expired"];
 const CLIENT_IDS: [i64; 4] = [i64::MIN, -1, 7, i64::MAX];
 const PATHS: [&str; 4] = ["a", "a.b", "a.b.c", "d"];
+const AGENTS: [&str; 3] = [FIREFOX_ON_LINUX, "curl/8.5.0", "Wget/1.21.4"];
 const IDENTITIES: [&str; 3] = ["work", "home", ""];
 const STATUSES: [StatusFilter; 3] = [StatusFilter::Active, StatusFilter::Ended, StatusFilter::All];
 
@@ -493,7 +494,7 @@ impl Side {
         SignIn {
             user_id: a_user(user),
             ip_address: an_address(said.address),
-            user_agent: said.is_furnished.then(|| FIREFOX_ON_LINUX.to_owned()),
+            user_agent: said.agent.map(|pick| AGENTS[usize::from(pick)].to_owned()),
             tier: said.tier.map(|pick| TIERS[usize::from(pick)].to_owned()),
             auth: said.is_furnished.then(|| an_auth(0)),
             name: said.is_furnished.then(|| "laptop".to_owned()),

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 
 use super::changes::{end_each, end_session, expire, owned, unended_of_user, write_event, write_user};
 use super::counts::Kind;
+use super::devices::note_device;
 use super::reads;
 use super::rows::text;
 use super::session_data::write_data;
@@ -127,6 +128,7 @@ fn insert(batch: &mut Batch<'_>, new: &NewSession) -> rusqlite::Result<Session> 
     }
     let event = Event::about(&session, EventKind::SessionCreated, new.now);
     write_event(batch, event, new.now)?;
+    note_device(batch, &session, new.now)?;
     Ok(session)
 }
 
@@ -168,6 +170,7 @@ pub(super) fn authenticate(
     update_signed_in(batch.connection, &session)?;
     let event = Event::about(&session, EventKind::SessionAuthenticated, *now);
     write_event(batch, event, *now)?;
+    note_device(batch, &session, *now)?;
     batch.committed.changed.push(session.id);
     Ok(Authenticated::Done {
         session: Box::new(session),

@@ -17,6 +17,8 @@ pub struct Said {
     pub address: Option<Pick>,
     pub verified_secs_ago: Option<u64>,
     pub is_furnished: bool,
+    /// The browser that it is by.
+    pub agent: Option<Pick>,
     /// Sessions that are to make room.
     pub chosen: Vec<Pick>,
     pub data: Option<Pick>,
@@ -194,18 +196,28 @@ pub fn operations() -> impl Strategy<Value = Vec<Op>> {
             proptest::bool::weighted(0.1),
             address(),
             proptest::option::weighted(0.2, 0..40_u64),
-            any::<bool>(),
+            (any::<bool>(), proptest::option::weighted(0.5, 0..3_u8)),
             prop_oneof![3 => Just(Vec::new()), 1 => proptest::collection::vec(session(), 1..3)],
             proptest::option::weighted(0.3, 0..2_u8),
         )
             .prop_map(
-                |(tier, timeouts, remember, address, verified_secs_ago, is_furnished, chosen, data)| Said {
+                |(
+                    tier,
+                    timeouts,
+                    remember,
+                    address,
+                    verified_secs_ago,
+                    (is_furnished, agent),
+                    chosen,
+                    data,
+                )| Said {
                     tier,
                     timeouts,
                     remember,
                     address,
                     verified_secs_ago,
                     is_furnished,
+                    agent,
                     chosen,
                     data,
                 },
