@@ -49,6 +49,9 @@ CREATE TABLE sessions (
     identities          TEXT,              -- JSON object: named identities beside the root one
     data_version        INTEGER NOT NULL DEFAULT 0,
     started_from        TEXT,              -- the network of a visitor who started it alone; NULL: a backend did
+    expiring_notice     INTEGER CHECK (expiring_notice > 0), -- how long before a deadline that is told; NULL: never
+    notice_at           INTEGER,           -- when to look next whether that is to be told; NULL: nothing to tell. Uses do
+                                           -- not move it. absolute_expires_at - expiring_notice once nothing else is left
     CHECK (expires_at = min(last_activity_at + idle_timeout, absolute_expires_at)),
     CHECK ((ended_at IS NULL) = (revoked_reason IS NULL) AND (ended_at IS NULL) = (ended_by IS NULL))
 ) STRICT;
@@ -69,6 +72,8 @@ CREATE UNIQUE INDEX sessions_by_client_id ON sessions (app, client_session_id)
 -- The sweeper: nonces of renewals that are to be erased. Rows are here for some seconds after a renewal.
 CREATE INDEX sessions_by_grace ON sessions (grace_ends_at)
     WHERE renew_nonce IS NOT NULL AND grace_ends_at IS NOT NULL;
+-- The sweeper: sessions of which may be told that a deadline is near. Empty where none is to be told.
+CREATE INDEX sessions_by_notice ON sessions (notice_at) WHERE notice_at IS NOT NULL AND ended_at IS NULL;
 -- Counting what visitors of a network started within an hour; also what has ended since, or was given to a user.
 CREATE INDEX sessions_by_visitor ON sessions (app, started_from, created_at) WHERE started_from IS NOT NULL;
 

@@ -143,6 +143,8 @@ pub struct AppConfig {
     pub on_limit: OnLimit,
     /// How fresh a sign-in must be to end another session of the person, in seconds; off by default.
     pub reauthenticate_within_secs: Option<u64>,
+    /// How long before a deadline of a session that is told, in seconds; off by default.
+    pub expiring_notice_secs: Option<u64>,
     /// How long a replaced token is still good once its successor has been used, in seconds (30).
     pub renew_grace_secs: u64,
     /// What a renewal does whose token was replaced longer ago than that (`revoke`).

@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::clock::Timestamp;
-use crate::session::{AppName, EndedBy, Reason, Session, SessionId};
+use crate::session::{AppName, Deadline, EndedBy, Reason, Session, SessionId};
 use crate::user::UserId;
 
 /// What kind of thing happened. Kinds are added, never renamed: consumers match on [`EventKind::as_str`].
@@ -26,7 +26,9 @@ pub enum EventKind {
     SessionEvicted,
     /// A deadline passed.
     SessionExpired,
-    /// A deadline is near.
+    /// A deadline is near; once per kind of deadline and sign-in. The idle one only if it comes before the absolute one.
+    /// Data: `deadline` (`idle` or `absolute`), `expires_at` (when that is, as far as the session is not used before) and
+    /// `seconds` until then.
     SessionExpiring,
     /// It was used from another address.
     SessionActivity,
@@ -166,6 +168,25 @@ impl Event {
         Self {
             data: Some(serde_json::json!({ "explanation": explanation }).to_string()),
             ..Self::about(session, EventKind::SessionSuspicious, occurred_at)
+        }
+    }
+
+    /// The event of a deadline that is near.
+    pub fn of_near_deadline(
+        session: &Session,
+        deadline: Deadline,
+        expires_at: Timestamp,
+        occurred_at: Timestamp,
+    ) -> Self {
+        let seconds = expires_at.millis_since(occurred_at).max(0) / 1_000;
+        let data = serde_json::json!({
+            "deadline": deadline.as_str(),
+            "expires_at": expires_at.to_string(),
+            "seconds": seconds,
+        });
+        Self {
+            data: Some(data.to_string()),
+            ..Self::about(session, EventKind::SessionExpiring, occurred_at)
         }
     }
 

@@ -586,6 +586,11 @@ impl SessionManager {
         self.store.expire(self.clock.now(), limit).await
     }
 
+    /// Tells of up to `limit` sessions that a deadline is near; answers how many were looked at.
+    pub async fn tell_expiring(&self, limit: usize) -> Result<usize, Error> {
+        self.store.tell_expiring(self.clock.now(), limit).await
+    }
+
     /// Deletes up to `limit` sessions and events whose retention is over; answers how many.
     pub async fn purge_old(&self, limit: usize) -> Result<usize, Error> {
         let now = self.clock.now();

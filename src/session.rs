@@ -287,6 +287,25 @@ pub struct Ending {
     pub by: EndedBy,
 }
 
+/// One of the two deadlines of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deadline {
+    /// The end of the longest pause between uses.
+    Idle,
+    /// The end of the longest life since the sign-in.
+    Absolute,
+}
+
+impl Deadline {
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Absolute => "absolute",
+        }
+    }
+}
+
 /// Whether a session can be used, and if not, why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {

@@ -113,6 +113,8 @@ pub struct NewSession {
     pub ip_address: Option<IpAddr>,
     /// How long it may live.
     pub timeouts: Timeouts,
+    /// How long before a deadline is to be told of it, in milliseconds; `None` tells nothing.
+    pub expiring_notice_millis: Option<i64>,
     /// When the credentials were verified.
     pub authenticated_at: Option<Timestamp>,
     /// What the application keeps about the sign-in.
@@ -239,6 +241,8 @@ pub struct Authentication {
     pub place: Option<Place>,
     /// How long the session may live from now on.
     pub timeouts: Timeouts,
+    /// How long before one of the new deadlines is to be told of it, in milliseconds; `None` tells nothing.
+    pub expiring_notice_millis: Option<i64>,
     /// When the credentials were verified.
     pub authenticated_at: Timestamp,
     /// What the application keeps about the sign-in; `None` leaves what is there.
@@ -717,6 +721,10 @@ pub trait SessionStore: Send + Sync {
     /// Writes down up to `limit` passed deadlines as endings, and erases as many nonces of renewals whose grace has ended;
     /// answers the larger number of both.
     fn expire(&self, now: Timestamp, limit: usize) -> Answer<usize>;
+
+    /// Tells of up to `limit` active sessions that a deadline is near (`session.expiring`), of each kind of deadline once
+    /// per sign-in. Answers how many sessions were looked at; one that was used since is looked at in vain.
+    fn tell_expiring(&self, now: Timestamp, limit: usize) -> Answer<usize>;
 
     /// Deletes up to `limit` sessions that ended, and as many events that were recorded, before `before`, and as many
     /// calls that can no longer be repeated; answers how many rows went.

@@ -1,4 +1,5 @@
-//! The regular work: writes pending touches, writes passed deadlines down as endings, deletes what is old enough.
+//! The regular work: writes pending touches, writes passed deadlines down as endings, tells of those that are near, deletes
+//! what is old enough.
 //!
 //! Nobody depends on it for the truth: whether a session is over is decided when it is read. Each batch is bounded and
 //! goes through the same writer as everything else, so that no check and no sign-in waits for a sweep.
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 use crate::error::Error;
 use crate::manager::SessionManager;
 
-/// Rows that one batch ends or deletes: some 10 ms of the writer's time.
+/// Rows that one batch ends, tells of or deletes: some 10 ms of the writer's time.
 const BATCH_LEN: usize = 300;
 /// Batches in one tick; the rest waits for the next, so that others come in between.
 const BATCHES_PER_TICK_MAX: usize = 20;
@@ -41,12 +42,13 @@ pub async fn run(manager: Arc<SessionManager>, every: Duration, mut stop: watch:
     }
 }
 
-/// One tick: touches, then deadlines, then old rows. What fails keeps nothing else from being done.
+/// One tick: touches, then deadlines that have passed, then those that are near, then old rows. What fails keeps nothing else from being done.
 pub async fn tick(manager: &SessionManager) -> Result<(), Error> {
     let flushed = manager.flush_touches().await;
     let expired = in_batches(|| manager.expire_overdue(BATCH_LEN)).await;
+    let told = in_batches(|| manager.tell_expiring(BATCH_LEN)).await;
     let purged = in_batches(|| manager.purge_old(BATCH_LEN)).await;
-    flushed.and(expired).and(purged)
+    flushed.and(expired).and(told).and(purged)
 }
 
 async fn in_batches<F>(mut batch: impl FnMut() -> F) -> Result<(), Error>

@@ -89,6 +89,7 @@ impl Printer {
         );
         self.key("on_limit", quoted(app.on_limit.as_str()));
         self.optional_key("reauthenticate_within_secs", app.reauthenticate_within_secs);
+        self.optional_key("expiring_notice_secs", app.expiring_notice_secs);
         self.key("renew_grace_secs", app.renew_grace_secs);
         self.key("on_token_reuse", quoted(app.on_token_reuse.as_str()));
         self.key("anonymous", app.anonymous);

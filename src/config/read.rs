@@ -170,6 +170,7 @@ fn read_app(layers: &mut Layers, name: &str) -> AppConfig {
         remember_absolute_timeout_secs: section.number("remember_absolute_timeout_secs", TIMEOUT_SECS),
         on_limit: section.text("on_limit", "must be \"evict\" or \"deny\"", OnLimit::parse),
         reauthenticate_within_secs: section.optional_number("reauthenticate_within_secs", TIMEOUT_SECS),
+        expiring_notice_secs: section.optional_number("expiring_notice_secs", TIMEOUT_SECS),
         renew_grace_secs: section.number("renew_grace_secs", RENEW_GRACE_SECS),
         on_token_reuse: section.text(
             "on_token_reuse",

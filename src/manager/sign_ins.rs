@@ -187,6 +187,7 @@ impl SessionManager {
             place: self.locate(sign_in.ip_address),
             ip_address: sign_in.ip_address,
             timeouts,
+            expiring_notice_millis: policy.expiring_notice_secs.map(millis),
             authenticated_at: if is_anonymous {
                 None
             } else {
@@ -274,6 +275,7 @@ impl SessionManager {
             ip_address: sign_in.ip_address,
             place: self.locate(sign_in.ip_address),
             timeouts,
+            expiring_notice_millis: policy.expiring_notice_secs.map(millis),
             authenticated_at: sign_in.authenticated_at.unwrap_or(now),
             auth: sign_in.auth,
             tier: sign_in.tier,

@@ -19,8 +19,8 @@ use crate::data::Data;
 use crate::error::Error;
 use crate::event::{Epoch, Event, EventKind, RecordedEvent};
 use crate::session::{
-    AppName, EndedBy, Ending, Fingerprint, Grace, KeyId, Nonce, OnLimit, OnTokenReuse, Reason, Replaced,
-    SecretHash, Session, SessionId, Touch, WhichToken,
+    AppName, Deadline, EndedBy, Ending, Fingerprint, Grace, KeyId, Nonce, OnLimit, OnTokenReuse, Reason,
+    Replaced, SecretHash, Session, SessionId, Touch, WhichToken,
 };
 use crate::user::{Tiers, UserId, UserSettings};
 
@@ -42,6 +42,8 @@ struct State {
     users: BTreeMap<(AppName, UserId), UserSettings>,
     /// Browsers and operating systems, and when each was first seen.
     devices: BTreeMap<(AppName, UserId), BTreeMap<(String, String), Timestamp>>,
+    /// What is to be told before deadlines.
+    notices: BTreeMap<SessionId, Notice>,
     keys: BTreeMap<KeyId, KeyRecord>,
     events: Vec<(Timestamp, RecordedEvent)>,
     /// The number of the newest event.
@@ -60,6 +62,35 @@ struct Call {
     token_hash: SecretHash,
     nonce: Nonce,
     at: Timestamp,
+}
+
+/// How long before its deadlines of a session is to be told, and of which it was.
+struct Notice {
+    millis: i64,
+    is_idle_told: bool,
+    is_absolute_told: bool,
+}
+
+impl Notice {
+    fn new(millis: i64) -> Self {
+        Self {
+            millis,
+            is_idle_told: false,
+            is_absolute_told: false,
+        }
+    }
+
+    /// The deadlines of a session that are near and were not told.
+    fn due(&self, session: &Session, now: Timestamp) -> Vec<(Deadline, Timestamp)> {
+        let (expires_at, absolute) = (session.expires_at(), session.absolute_expires_at);
+        let is_near =
+            |deadline: Timestamp| session.is_active(now) && deadline.plus_millis(-self.millis) <= now;
+        let is_idle_due = !self.is_idle_told && expires_at < absolute && is_near(expires_at);
+        let is_absolute_due = !self.is_absolute_told && is_near(absolute);
+        let idle = is_idle_due.then_some((Deadline::Idle, expires_at));
+        let absolute = is_absolute_due.then_some((Deadline::Absolute, absolute));
+        idle.into_iter().chain(absolute).collect()
+    }
 }
 
 /// A user who signs in, with a new session or with the one that is there.
@@ -251,6 +282,7 @@ impl State {
         };
         session.ending = Some(session.ending_as_of(request.now).unwrap_or(asked));
         self.data.remove(&session.id);
+        self.notices.remove(&session.id);
         self.sessions.insert(session.id, session.clone());
         if let Some(event) = Event::of_ending(&session) {
             self.record(event, request.now, committed);
@@ -518,6 +550,9 @@ impl State {
         if let Some(data) = new.data {
             self.data.insert(session.id, data);
         }
+        if let Some(millis) = new.expiring_notice_millis {
+            self.notices.insert(session.id, Notice::new(millis));
+        }
         if let Some(visitor) = new.visitor {
             self.visitors.insert(session.id, visitor.network);
         }
@@ -573,6 +608,10 @@ impl State {
             Err(refused) => return Authenticated::Refused(refused),
         };
         authentication.apply(&mut session);
+        self.notices.remove(&session.id);
+        if let Some(millis) = authentication.expiring_notice_millis {
+            self.notices.insert(session.id, Notice::new(millis));
+        }
         self.sessions.insert(session.id, session.clone());
         self.record(
             Event::about(&session, EventKind::SessionAuthenticated, *now),
@@ -710,6 +749,26 @@ impl State {
         };
         self.end_each(overdue, &request, committed);
         count.max(self.erase_nonces(now, limit))
+    }
+
+    /// Tells of one session what is due; answers whether anything was.
+    fn tell_of(&mut self, id: SessionId, now: Timestamp, committed: &mut Committed) -> bool {
+        let (Some(session), Some(notice)) = (self.sessions.get(&id).cloned(), self.notices.get_mut(&id))
+        else {
+            return false;
+        };
+        let due = notice.due(&session, now);
+        for (deadline, _) in &due {
+            match deadline {
+                Deadline::Idle => notice.is_idle_told = true,
+                Deadline::Absolute => notice.is_absolute_told = true,
+            }
+        }
+        for (deadline, at) in &due {
+            let event = Event::of_near_deadline(&session, *deadline, *at, now);
+            self.record(event, now, committed);
+        }
+        !due.is_empty()
     }
 
     fn erase_nonces(&mut self, now: Timestamp, limit: usize) -> usize {
@@ -969,6 +1028,23 @@ impl SessionStore for MemoryStore {
 
     fn expire(&self, now: Timestamp, limit: usize) -> Answer<usize> {
         self.change(now, |state, committed| state.expire(now, limit, committed))
+    }
+
+    fn tell_expiring(&self, now: Timestamp, limit: usize) -> Answer<usize> {
+        self.change(now, |state, committed| {
+            let ids: Vec<SessionId> = state.notices.keys().copied().collect();
+            let mut told = 0;
+            for id in ids {
+                if told == limit {
+                    break;
+                }
+                if let Some(touch) = self.hooks.get().and_then(|hooks| hooks.pending_touch(id)) {
+                    state.write_touch(touch, now, committed);
+                }
+                told += usize::from(state.tell_of(id, now, committed));
+            }
+            told
+        })
     }
 
     fn purge(&self, before: Timestamp, limit: usize, now: Timestamp) -> Answer<usize> {

@@ -13,6 +13,7 @@ mod changes;
 mod counts;
 mod devices;
 mod events;
+mod notices;
 mod reads;
 mod renewals;
 mod rows;
@@ -76,8 +77,12 @@ const TO_VERSION_2: &str = "
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
 ";
-/// Reading the events of one user, and telling of new devices: those of the sessions that are there are known.
+/// Reading the events of one user; telling of new devices, as which those of the sessions that are there do not count;
+/// telling that deadlines are near.
 const TO_VERSION_3: &str = "
+    ALTER TABLE sessions ADD COLUMN expiring_notice INTEGER CHECK (expiring_notice > 0);
+    ALTER TABLE sessions ADD COLUMN notice_at INTEGER;
+    CREATE INDEX sessions_by_notice ON sessions (notice_at) WHERE notice_at IS NOT NULL AND ended_at IS NULL;
     CREATE INDEX events_by_subject ON events (app, coalesce(user_id, session_id), id);
     CREATE TABLE user_devices (
         app           TEXT    NOT NULL,
@@ -369,6 +374,11 @@ impl SessionStore for SqliteStore {
     fn expire(&self, now: Timestamp, limit: usize) -> Answer<usize> {
         self.writer
             .submit(now, move |batch| changes::expire(batch, now, limit))
+    }
+
+    fn tell_expiring(&self, now: Timestamp, limit: usize) -> Answer<usize> {
+        self.writer
+            .submit(now, move |batch| notices::tell_expiring(batch, now, limit))
     }
 
     fn purge(&self, before: Timestamp, limit: usize, now: Timestamp) -> Answer<usize> {

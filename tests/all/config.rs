@@ -115,6 +115,7 @@ const EVERYTHING: &str = r#"
     [apps.default]
     sign_in_url = "/sign-in"
     reauthenticate_within_secs = 12
+    expiring_notice_secs = 13
     [apps.shop]
     hosts = ["shop.example.com", "[::1]"]
     sign_in_url = "https://shop.example.com/sign-in?a=b"
@@ -124,6 +125,7 @@ const EVERYTHING: &str = r#"
     remember_absolute_timeout_secs = 160
     on_limit = "deny"
     reauthenticate_within_secs = 17
+    expiring_notice_secs = 15
     renew_grace_secs = 18
     on_token_reuse = "notify"
     anonymous = true
@@ -574,7 +576,7 @@ fn no_text_makes_it_panic() {
 #[test]
 fn numbers_are_bounded_on_both_sides() {
     let day = 24 * 60 * 60;
-    let cases: [(&str, i64, i64); 22] = [
+    let cases: [(&str, i64, i64); 24] = [
         ("server.workers", 0, 256),
         ("server.shutdown_grace_secs", 0, 600),
         ("database.read_pool", 1, 64),
@@ -592,6 +594,8 @@ fn numbers_are_bounded_on_both_sides() {
         ("apps.default.remember_absolute_timeout_secs", 1, 400 * day),
         ("apps.default.reauthenticate_within_secs", 1, 400 * day),
         ("apps.shop.reauthenticate_within_secs", 1, 400 * day),
+        ("apps.default.expiring_notice_secs", 1, 400 * day),
+        ("apps.shop.expiring_notice_secs", 1, 400 * day),
         ("apps.default.renew_grace_secs", 0, 3_600),
         ("apps.default.anonymous_per_hour", 1, 10_000),
         ("apps.default.anonymous_idle_timeout_secs", 1, 400 * day),

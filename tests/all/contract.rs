@@ -7,6 +7,7 @@ mod data;
 mod devices;
 mod endings;
 mod identities;
+mod notices;
 mod reads;
 mod renewals;
 mod repetitions;

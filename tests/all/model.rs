@@ -78,6 +78,7 @@ fn config(dir: &TempDir, setting: Setting) -> Config {
     policy.absolute_timeout_secs = 500;
     policy.remember_idle_timeout_secs = 300;
     policy.remember_absolute_timeout_secs = 1_500;
+    policy.expiring_notice_secs = Some(40);
     policy.renew_grace_secs = 20;
     policy.anonymous_idle_timeout_secs = 60;
     policy.anonymous_per_hour = 2;
@@ -85,6 +86,7 @@ fn config(dir: &TempDir, setting: Setting) -> Config {
     policy.client_sessions_max = 2;
     config.apps.insert(app(), policy.clone());
     policy.idle_timeout_secs = 30;
+    policy.expiring_notice_secs = Some(1_000);
     policy.on_limit = OnLimit::Deny;
     policy.on_token_reuse = OnTokenReuse::Notify;
     policy.renew_grace_secs = 5;

@@ -72,6 +72,7 @@ pub fn new_session(name: &str, now: Timestamp) -> NewSession {
             idle_millis: 100_000,
             absolute_millis: 1_000_000,
         },
+        expiring_notice_millis: None,
         authenticated_at: Some(now),
         auth: None,
         tier: None,
@@ -476,6 +477,10 @@ impl SessionStore for ProbedStore {
 
     fn expire(&self, now: Timestamp, limit: usize) -> Answer<usize> {
         self.inner.expire(now, limit)
+    }
+
+    fn tell_expiring(&self, now: Timestamp, limit: usize) -> Answer<usize> {
+        self.inner.tell_expiring(now, limit)
     }
 
     fn purge(&self, before: Timestamp, limit: usize, now: Timestamp) -> Answer<usize> {

@@ -1,9 +1,10 @@
-//! What is told beside the changes themselves: of new devices.
+//! What is told beside the changes themselves: of new devices, and of deadlines that are near.
 
 use serde_json::{Value, json};
+use sessiond::session::AppName;
 
 use crate::harness::{FIREFOX_ON_LINUX, TestServer};
-use crate::support::rows;
+use crate::support::{add_app, at, rows};
 
 const SAFARI_ON_IPHONE: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like \
                                 Gecko) Version/18.5 Mobile/15E148 Safari/604.1";
@@ -52,4 +53,77 @@ async fn sign_in_on_a_device_that_is_new_to_its_user_is_told() {
     );
     assert_eq!(told[0]["data"], json!({ "browser": "Safari", "os": "iOS" }));
     assert_eq!(told[0]["device_info"], phone.body["session"]["device_info"]);
+}
+
+/// A server whose sessions rest 100 s and live 1000 s, where 30 s before is told in the app `default`, in `shop` never.
+async fn start_noticed() -> TestServer {
+    TestServer::start_with(|config| {
+        config.sessions.touch_interval_secs = 0;
+        let policy = config
+            .apps
+            .get_mut(&AppName::default_app())
+            .expect("the default app");
+        policy.idle_timeout_secs = 100;
+        policy.absolute_timeout_secs = 1_000;
+        add_app(config, "shop");
+        let policy = config
+            .apps
+            .get_mut(&AppName::default_app())
+            .expect("the default app");
+        policy.expiring_notice_secs = Some(30);
+    })
+    .await
+}
+
+#[tokio::test]
+async fn near_deadline_is_told_in_apps_that_want_it() {
+    let server = start_noticed().await;
+    let shop = server.key_of("shop").await;
+    let ada = server.sign_in("ada").await;
+    let in_shop = server.post("/v1/sessions", json!({ "user_id": "ada" }));
+    assert_eq!(in_shop.key(&shop).send().await.status, 201);
+
+    server.advance(70);
+    server.tick().await;
+    server.tick().await;
+
+    let told = told(&server, "session.expiring");
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert_eq!(
+        (&told[0]["app"], &told[0]["session_id"]),
+        (&json!("default"), &json!(hexadecimal(&ada.id)))
+    );
+    let data = json!({ "deadline": "idle", "expires_at": at(100), "seconds": 30 });
+    assert_eq!(told[0]["data"], data);
+}
+
+#[tokio::test]
+async fn session_in_use_is_told_of_its_absolute_deadline_only() {
+    let server = start_noticed().await;
+    let ada = server.sign_in("ada").await;
+    for _ in 0..19 {
+        server.advance(50);
+        assert_eq!(server.check(&ada.token).await.status, 200);
+        server.tick().await;
+    }
+    assert_eq!(told(&server, "session.expiring"), [] as [Value; 0]);
+
+    server.advance(21);
+    assert_eq!(server.check(&ada.token).await.status, 200);
+    server.tick().await;
+
+    let told = told(&server, "session.expiring");
+    assert_eq!(told.len(), 1, "{told:#?}");
+    let data = json!({ "deadline": "absolute", "expires_at": at(1_000), "seconds": 29 });
+    assert_eq!(told[0]["data"], data);
+}
+
+#[tokio::test]
+async fn session_that_ended_before_the_sweep_is_not_told_of() {
+    let server = start_noticed().await;
+    server.sign_in("ada").await;
+    server.advance(100);
+    server.tick().await;
+    assert_eq!(told(&server, "session.expiring"), [] as [Value; 0]);
+    assert_eq!(told(&server, "session.expired").len(), 1);
 }

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 use super::changes::{end_each, end_session, expire, owned, unended_of_user, write_event, write_user};
 use super::counts::Kind;
 use super::devices::note_device;
+use super::notices::first_look;
 use super::reads;
 use super::rows::text;
 use super::session_data::write_data;
@@ -118,7 +119,7 @@ fn insert(batch: &mut Batch<'_>, new: &NewSession) -> rusqlite::Result<Session> 
         identities: None,
         data_version: u64::from(new.data.is_some()),
     };
-    insert_session(batch.connection, &session, new.visitor.as_ref())?;
+    insert_session(batch.connection, &session, new)?;
     batch.counts.created(&session);
     if let Some(data) = &new.data {
         write_data(batch, session.id, data)?;
@@ -167,7 +168,7 @@ pub(super) fn authenticate(
     batch.counts.ended(&session);
     authentication.apply(&mut session);
     batch.counts.created(&session);
-    update_signed_in(batch.connection, &session)?;
+    update_signed_in(batch.connection, &session, authentication.expiring_notice_millis)?;
     let event = Event::about(&session, EventKind::SessionAuthenticated, *now);
     write_event(batch, event, *now)?;
     note_device(batch, &session, *now)?;
@@ -370,11 +371,7 @@ fn remember_call(connection: &Connection, call: &Idempotency, session: &Session)
         .map(drop)
 }
 
-fn insert_session(
-    connection: &Connection,
-    session: &Session,
-    visitor: Option<&Visitor>,
-) -> rusqlite::Result<()> {
+fn insert_session(connection: &Connection, session: &Session, new: &NewSession) -> rusqlite::Result<()> {
     let device = session.device.as_ref();
     let place = session.place.as_ref();
     connection
@@ -382,11 +379,11 @@ fn insert_session(
             "INSERT INTO sessions (id, app, user_id, client_session_id, token_hash, name, is_trusted, user_agent,
                  browser, browser_version, os, os_version, device_type, is_bot, city, country, ip_address,
                  created_at, signed_in_at, authenticated_at, last_activity_at, idle_timeout, absolute_expires_at,
-                 expires_at, auth, data_version, started_from)
+                 expires_at, auth, data_version, started_from, expiring_notice, notice_at)
              VALUES (:id, :app, :user_id, :client_session_id, :token_hash, :name, :is_trusted, :user_agent,
                  :browser, :browser_version, :os, :os_version, :device_type, :is_bot, :city, :country, :ip_address,
                  :created_at, :signed_in_at, :authenticated_at, :last_activity_at, :idle_timeout,
-                 :absolute_expires_at, :expires_at, :auth, :data_version, :started_from)",
+                 :absolute_expires_at, :expires_at, :auth, :data_version, :started_from, :expiring_notice, :notice_at)",
         )?
         .execute(named_params! {
             ":id": session.id,
@@ -415,13 +412,19 @@ fn insert_session(
             ":expires_at": session.expires_at(),
             ":auth": session.auth.as_ref().map(|auth| auth.as_str()),
             ":data_version": session.data_version,
-            ":started_from": visitor.map(|visitor| &visitor.network),
+            ":started_from": new.visitor.as_ref().map(|visitor| &visitor.network),
+            ":expiring_notice": new.expiring_notice_millis,
+            ":notice_at": first_look(session, new.expiring_notice_millis),
         })
         .map(drop)
 }
 
 /// Everything that a sign-in changes of a session that is there.
-fn update_signed_in(connection: &Connection, session: &Session) -> rusqlite::Result<()> {
+fn update_signed_in(
+    connection: &Connection,
+    session: &Session,
+    notice_millis: Option<i64>,
+) -> rusqlite::Result<()> {
     let device = session.device.as_ref();
     let place = session.place.as_ref();
     connection
@@ -434,7 +437,7 @@ fn update_signed_in(connection: &Connection, session: &Session) -> rusqlite::Res
                  last_ip_address = :last_ip_address, signed_in_at = :signed_in_at,
                  authenticated_at = :authenticated_at, last_activity_at = :last_activity_at,
                  idle_timeout = :idle_timeout, absolute_expires_at = :absolute_expires_at,
-                 expires_at = :expires_at, auth = :auth
+                 expires_at = :expires_at, auth = :auth, expiring_notice = :expiring_notice, notice_at = :notice_at
              WHERE id = :id AND ended_at IS NULL",
         )?
         .execute(named_params! {
@@ -460,6 +463,8 @@ fn update_signed_in(connection: &Connection, session: &Session) -> rusqlite::Res
             ":absolute_expires_at": session.absolute_expires_at,
             ":expires_at": session.expires_at(),
             ":auth": session.auth.as_ref().map(|auth| auth.as_str()),
+            ":expiring_notice": notice_millis,
+            ":notice_at": first_look(session, notice_millis),
         })
         .map(drop)
 }

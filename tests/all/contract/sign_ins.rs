@@ -52,6 +52,7 @@ pub(super) fn sign_in(id: SessionId, name: &str, secs: i64) -> Authentication {
             idle_millis: 100_000,
             absolute_millis: 1_000_000,
         },
+        expiring_notice_millis: None,
         authenticated_at: at(secs),
         auth: None,
         tier: None,

@@ -587,3 +587,37 @@ async fn data_leaves_the_file_with_its_session() {
     store.purge(at(2), 10, at(3)).await.expect("purged");
     assert_eq!(rows(), [stays], "gone with the row");
 }
+
+#[tokio::test]
+async fn uses_do_not_move_the_moment_to_look_for_a_near_deadline() {
+    let probed = Probed::start(10);
+    let noticed = NewSession {
+        expiring_notice_millis: Some(30_000),
+        ..new_session("ada", at(0))
+    };
+    let ada = put(&probed.store, noticed).await;
+    put(&probed.store, new_session("bob", at(0))).await;
+    let moments = || {
+        let database = open_database(&database_in(&probed.dir));
+        let mut statement = database
+            .prepare("SELECT notice_at FROM sessions ORDER BY id")
+            .expect("a query");
+        let rows = statement
+            .query_map([], |row| row.get::<_, Option<i64>>(0))
+            .expect("rows");
+        rows.map(|row| row.expect("a row").map(Timestamp::from_millis))
+            .collect::<Vec<_>>()
+    };
+    let uses = vec![touch(ada.id, at(50))];
+    probed.store.write_touches(uses, at(50)).await.expect("written");
+    assert_eq!(
+        moments(),
+        [Some(at(70)), None],
+        "and none where nothing is to be told"
+    );
+
+    probed.store.tell_expiring(at(70), 10).await.expect("looked");
+    assert_eq!(moments(), [Some(at(120)), None]);
+    probed.store.tell_expiring(at(120), 10).await.expect("told");
+    assert_eq!(moments(), [Some(at(970)), None], "the absolute one is left");
+}
