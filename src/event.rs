@@ -32,7 +32,8 @@ pub enum EventKind {
     SessionExpiring,
     /// It was used from another address.
     SessionActivity,
-    /// Somebody tried to end a session and was refused: under whoever tried, not under whose it is.
+    /// Somebody tried to end a session and was refused: about whoever tried, never about the session that they meant. At most
+    /// once a caller and minute. Data: `count`, how many attempts it tells of, and `explanation`, of the latest.
     SessionRevocationFailed,
     /// Several sessions of one user were ended at once; beside the single events.
     UserSessionsRevoked,
@@ -104,6 +105,25 @@ impl EventKind {
     }
 }
 
+/// Why somebody known was refused to end a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhyRefused {
+    /// It is not theirs, or there is none: callers do not learn which.
+    NotTheirs,
+    /// Their sign-in is too old for it.
+    NotRecent,
+}
+
+impl WhyRefused {
+    /// The same in a sentence.
+    pub fn explanation(self) -> &'static str {
+        match self {
+            Self::NotTheirs => "Somebody tried to end a session that is not theirs or does not exist.",
+            Self::NotRecent => "Somebody tried to end another session without a recent sign-in.",
+        }
+    }
+}
+
 /// One thing that happened. It never carries a token, a key or a hash of one.
 #[derive(Debug, Clone)]
 pub struct Event {
@@ -168,6 +188,17 @@ impl Event {
         Self {
             data: Some(serde_json::json!({ "explanation": explanation }).to_string()),
             ..Self::about(session, EventKind::SessionSuspicious, occurred_at)
+        }
+    }
+
+    /// The event of so many refusals to end a session, from one `about` whoever was refused last.
+    pub fn of_refused_revocations(about: Self, why: WhyRefused, count: u64, occurred_at: Timestamp) -> Self {
+        let data = serde_json::json!({ "count": count, "explanation": why.explanation() });
+        Self {
+            kind: EventKind::SessionRevocationFailed,
+            occurred_at,
+            data: Some(data.to_string()),
+            ..about
         }
     }
 

@@ -6,6 +6,7 @@
 //! command to the store, whose writer calls back here ([`Hooks`]) in the order that makes "ended means ended" true.
 
 mod checks;
+mod refusals;
 mod sign_ins;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use self::checks::{CheckAnswer, Demands, Refusal, RenewAnswer, Standing, Use, is_recent};
+pub use self::refusals::RefusedCaller;
+use self::refusals::RefusedRevocations;
 pub use self::sign_ins::{RepeatableCall, SignIn, SignedIn};
 
 use crate::cache::SessionCache;
@@ -21,6 +24,7 @@ use crate::config::{AppConfig, Config};
 use crate::data::{DATA_DEPTH_MAX, DATA_LEN_MAX, DataError, DataPath, is_too_deep};
 use crate::enrich::location::Locator;
 use crate::error::{Error, FieldError};
+use crate::event::WhyRefused;
 use crate::metrics::Metrics;
 use crate::observer::{Bells, Feed};
 use crate::session::{
@@ -141,6 +145,7 @@ pub struct SessionManager {
     store: Arc<dyn SessionStore>,
     held: Arc<Held>,
     feed: Arc<Feed>,
+    refusals: RefusedRevocations,
     clock: Arc<Clock>,
     key: ServerKey,
     locator: Option<Arc<Locator>>,
@@ -182,6 +187,7 @@ impl SessionManager {
             store,
             held,
             feed,
+            refusals: RefusedRevocations::default(),
             clock,
             key,
             locator,
@@ -391,6 +397,36 @@ impl SessionManager {
                 request,
             )
             .await
+    }
+
+    /// Notes that somebody known was refused to end a session. An event tells of it, at most one a caller and minute; nobody
+    /// waits for it, and a refusal is the same whether or not it can be written.
+    pub fn note_refused_revocation(&self, refused: RefusedCaller<'_>, why: WhyRefused) {
+        let now = self.clock.now();
+        if let Some(told) = self.refusals.note(refused, why, now) {
+            // Queued by the call itself.
+            drop(self.store.record(told.event(now)));
+        }
+    }
+
+    /// Tells of refusals that were counted, of up to `limit` callers; answers of how many. What cannot be told stays counted.
+    pub async fn tell_refused_revocations(&self, limit: usize) -> Result<usize, Error> {
+        let now = self.clock.now();
+        let due = self.refusals.due(now, limit);
+        let count = due.len();
+        // All are queued before the first is waited for: they share a commit.
+        let queued: Vec<_> = due
+            .into_iter()
+            .map(|told| (self.store.record(told.event(now)), told))
+            .collect();
+        let mut result = Ok(count);
+        for (recorded, told) in queued {
+            if let Err(error) = recorded.await {
+                self.refusals.put_back(told);
+                result = Err(error);
+            }
+        }
+        result
     }
 
     fn end_request(&self, revocation: Revocation) -> EndRequest {

@@ -1,5 +1,5 @@
-//! The regular work: writes pending touches, writes passed deadlines down as endings, tells of those that are near, deletes
-//! what is old enough.
+//! The regular work: writes pending touches, writes passed deadlines down as endings, tells of those that are near and of
+//! refusals that were counted, deletes what is old enough.
 //!
 //! Nobody depends on it for the truth: whether a session is over is decided when it is read. Each batch is bounded and
 //! goes through the same writer as everything else, so that no check and no sign-in waits for a sweep.
@@ -42,13 +42,15 @@ pub async fn run(manager: Arc<SessionManager>, every: Duration, mut stop: watch:
     }
 }
 
-/// One tick: touches, then deadlines that have passed, then those that are near, then old rows. What fails keeps nothing else from being done.
+/// One tick: touches, then deadlines that have passed, then those that are near, then refusals, then old rows. What fails keeps nothing else from being done.
 pub async fn tick(manager: &SessionManager) -> Result<(), Error> {
     let flushed = manager.flush_touches().await;
     let expired = in_batches(|| manager.expire_overdue(BATCH_LEN)).await;
     let told = in_batches(|| manager.tell_expiring(BATCH_LEN)).await;
+    // One batch: they wait in memory, and the next tick is soon.
+    let refused = manager.tell_refused_revocations(BATCH_LEN).await;
     let purged = in_batches(|| manager.purge_old(BATCH_LEN)).await;
-    flushed.and(expired).and(told).and(purged)
+    flushed.and(expired).and(told).and(refused).and(purged)
 }
 
 async fn in_batches<F>(mut batch: impl FnMut() -> F) -> Result<(), Error>

@@ -16,7 +16,8 @@ use super::sessions::{self, SessionPageBody};
 use super::users::{PageParams, RevokedBody};
 use super::{State, cookie, json};
 use crate::error::Error;
-use crate::manager::{Demands, Revocation, SignIn, is_recent};
+use crate::event::WhyRefused;
+use crate::manager::{Demands, RefusedCaller, Revocation, SignIn, is_recent};
 use crate::session::{AppName, EndedBy, Reason, Session, SessionId};
 use crate::store::{Owner, SessionPatch, StatusFilter, UserPage};
 
@@ -231,27 +232,45 @@ pub async fn revoke_own_session(request: HttpRequest, state: StateData) -> Resul
     let reason = own_reason(&mut query, Reason::MANUAL);
     query.finish()?;
     let id = input::session_id(&request)?;
-    if id != holder.session().id {
-        demand_recent_sign_in(&holder, &state)?;
-    }
-    let owner = owner_of(&holder, id)?;
-    state
-        .manager
-        .revoke(
-            &holder.app,
-            id,
-            owner,
-            Revocation {
-                reason,
-                by: EndedBy::User,
-            },
-        )
-        .await?;
+    let revocation = Revocation {
+        reason,
+        by: EndedBy::User,
+    };
+    let ended = end_own(&state, &holder, id, revocation).await;
+    telling_of_refusal(ended, &holder, &state)?;
     let mut response = HttpResponse::NoContent();
     if id == holder.session().id {
         clear_cookie(&mut response, &holder, &state);
     }
     Ok(response.finish())
+}
+
+async fn end_own(
+    state: &State,
+    holder: &Holder,
+    id: SessionId,
+    revocation: Revocation,
+) -> Result<(), Problem> {
+    if id != holder.session().id {
+        demand_recent_sign_in(holder, state)?;
+    }
+    let owner = owner_of(holder, id)?;
+    Ok(state.manager.revoke(&holder.app, id, owner, revocation).await?)
+}
+
+/// What became of an attempt to end sessions; that it was refused is told, about the person who made it.
+fn telling_of_refusal<T>(attempt: Result<T, Problem>, holder: &Holder, state: &State) -> Result<T, Problem> {
+    let why = match attempt.as_ref().err().map(Problem::code) {
+        Some(Code::NotFound) => Some(WhyRefused::NotTheirs),
+        Some(Code::ReauthenticationRequired) => Some(WhyRefused::NotRecent),
+        _ => None,
+    };
+    if let Some(why) = why {
+        state
+            .manager
+            .note_refused_revocation(RefusedCaller::Holder(holder.session()), why);
+    }
+    attempt
 }
 
 /// Takes the cookie of an ended session from the browser that sent it.
@@ -297,7 +316,7 @@ pub async fn revoke_own_sessions(request: HttpRequest, state: StateData) -> Resu
     };
     let revoked_count = match &holder.session().user_id {
         Some(user_id) => {
-            demand_recent_sign_in(&holder, &state)?;
+            telling_of_refusal(demand_recent_sign_in(&holder, &state), &holder, &state)?;
             let except = (!include_current).then_some(own);
             state
                 .manager

@@ -13,8 +13,9 @@ use super::session_body::{Audience, SessionBody};
 use super::{State, json};
 use crate::clock::Timestamp;
 use crate::data::{DATA_DEPTH_MAX, is_too_deep};
-use crate::error::FieldError;
-use crate::manager::{CheckAnswer, Demands, Refusal, Revocation, Use};
+use crate::error::{Error, FieldError};
+use crate::event::WhyRefused;
+use crate::manager::{CheckAnswer, Demands, Refusal, RefusedCaller, Revocation, Use};
 use crate::session::{AUTH_LEN_MAX, Auth, EndedBy, REASON_CHARS_MAX, Reason, Session, Token};
 use crate::store::{Owner, SessionPatch};
 use crate::user::UserId;
@@ -473,10 +474,18 @@ pub async fn revoke_session(request: HttpRequest, state: StateData) -> Result<Ht
     let owner = owner(&mut query);
     let revocation = revocation(&mut query, Reason::LOGOUT, backend.by);
     query.finish()?;
-    state
+    let id = input::session_id(&request)?;
+    let ended = state
         .manager
-        .revoke(&backend.app, input::session_id(&request)?, owner, revocation)
-        .await?;
+        .revoke(&backend.app, id, owner.clone(), revocation)
+        .await;
+    if let (Err(Error::NotFound(_)), Owner::User(user_id)) = (&ended, &owner) {
+        let refused = RefusedCaller::User(&backend.app, user_id);
+        state
+            .manager
+            .note_refused_revocation(refused, WhyRefused::NotTheirs);
+    }
+    ended?;
     Ok(HttpResponse::NoContent().finish())
 }
 

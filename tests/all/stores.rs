@@ -311,6 +311,7 @@ pub struct Probe {
     pub commits: AtomicUsize,
     pub fails_touches: AtomicBool,
     pub fails_reads: AtomicBool,
+    pub fails_records: AtomicBool,
     /// Is told of each commit before the manager is.
     pub observer: Mutex<Option<Observer>>,
 }
@@ -516,6 +517,9 @@ impl SessionStore for ProbedStore {
     }
 
     fn record(&self, event: Event) -> Answer<()> {
+        if self.probe.fails_records.load(Ordering::SeqCst) {
+            return broken("the test's store fails to record");
+        }
         self.inner.record(event)
     }
 
