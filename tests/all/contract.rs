@@ -6,6 +6,7 @@ mod clients;
 mod data;
 mod devices;
 mod endings;
+mod events;
 mod identities;
 mod notices;
 mod reads;

@@ -299,6 +299,8 @@ type Observer = Box<dyn FnMut(&Committed) + Send>;
 pub struct Probe {
     /// After a row was read, before the reader gets it.
     pub after_find: Gate,
+    /// After a page of events was read, before the reader gets it.
+    pub after_list: Gate,
     /// After the due touches were asked for, before the batch's changes run.
     pub after_due: Gate,
     /// Once the fence is up, before the commit.
@@ -312,6 +314,9 @@ pub struct Probe {
     pub fails_touches: AtomicBool,
     pub fails_reads: AtomicBool,
     pub fails_records: AtomicBool,
+    pub fails_events: AtomicBool,
+    /// Pages of events that were asked for.
+    pub event_pages: AtomicUsize,
     /// Is told of each commit before the manager is.
     pub observer: Mutex<Option<Observer>>,
 }
@@ -509,7 +514,16 @@ impl SessionStore for ProbedStore {
     }
 
     fn list_events(&self, list: EventList) -> Answer<EventPage> {
-        self.inner.list_events(list)
+        self.probe.event_pages.fetch_add(1, Ordering::SeqCst);
+        if self.probe.fails_events.load(Ordering::SeqCst) {
+            return broken("the test's store fails to read events");
+        }
+        let (answer, probe) = (self.inner.list_events(list), Arc::clone(&self.probe));
+        Box::pin(async move {
+            let page = answer.await;
+            probe.after_list.pass().await;
+            page
+        })
     }
 
     fn event_bounds(&self) -> Answer<EventBounds> {

@@ -33,11 +33,12 @@ pub(super) fn list(
 ) -> rusqlite::Result<EventPage> {
     let snapshot = connection.unchecked_transaction()?;
     let bounds = bounds(&snapshot)?;
-    let (beyond, order, from) = match list.from {
+    let (beyond, order, begin) = match list.from {
         EventsFrom::After(number) => ("id > ?1", "ASC", number),
         EventsFrom::Before(number) => ("id < ?1", "DESC", number),
     };
-    let from = i64::try_from(from).unwrap_or(i64::MAX);
+    // Further than any number that SQLite gives is as far as the last of them.
+    let from = i64::try_from(begin).unwrap_or(i64::MAX);
     // By the index on whom events are about, if they are somebody's: then a page looks at theirs only.
     let subject = match &list.about {
         About::Anyone => None,
@@ -68,7 +69,7 @@ pub(super) fn list(
     };
     let mut page = EventPage {
         events: Vec::new(),
-        looked_to: u64::try_from(from).unwrap_or_default(),
+        looked_to: begin,
         more: false,
         bounds,
     };
