@@ -39,6 +39,7 @@ mod key_file;
 mod limits_denied;
 mod locations;
 mod model;
+mod observers;
 mod openapi;
 mod operating;
 mod races;
