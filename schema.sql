@@ -145,5 +145,6 @@ CREATE TABLE events (
     location          TEXT,
     data              TEXT                               -- JSON object: what only this type has
 ) STRICT;
--- The events of one user, or of one session while it is nobody's: what a person is shown.
-CREATE INDEX events_by_subject ON events (app, coalesce(user_id, session_id), id);
+-- The events of one user, or of one session while it is nobody's: what a person is shown. In the order of their ids, as every
+-- entry of an index ends with the row's.
+CREATE INDEX events_by_subject ON events (app, coalesce(user_id, session_id));

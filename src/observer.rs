@@ -221,7 +221,12 @@ impl Feed {
         let Some(after) = after else {
             return Ok(bounds.last);
         };
-        let is_known = |number: &u64| *number == bounds.last || (bounds.first..=bounds.last).contains(number);
+        // After the newest one nothing can be missed, and before the first of all neither.
+        let is_known = |number: &u64| {
+            (bounds.first..=bounds.last).contains(number)
+                || *number == bounds.last
+                || (*number == 0 && bounds.first == 1)
+        };
         self.epoch.number(after).filter(is_known).ok_or(Error::CursorGone)
     }
 
@@ -249,7 +254,12 @@ impl Feed {
             from,
             limit,
         };
-        self.store.list_events(list).await
+        let page = self.store.list_events(list).await?;
+        // Deleted since the place was looked at.
+        if !newest_first && place.is_some_and(|place| page.bounds.first > place + 1) {
+            return Err(Error::CursorGone);
+        }
+        Ok(page)
     }
 
     /// Follows the events after a place, as [`Feed::place`] gives it, or as a follower had it before.
@@ -394,8 +404,12 @@ impl Follower {
                 return Err(FollowError::Closed);
             }
             let rung = self.bell.first.swap(NOTHING, Ordering::AcqRel);
-            // What is committed can be read before it is rung for: then it must not be missed once it is deleted.
-            self.unread_from = self.unread_from.min(rung.max(self.place.saturating_add(1)));
+            if self.unread_from == NOTHING && rung != NOTHING {
+                // Whatever lies before is not for this follower, however much it is; or it was read already, as what is
+                // committed can be read before it is rung for.
+                self.place = self.place.max(rung - 1);
+                self.unread_from = self.place.saturating_add(1);
+            }
             if self.unread_from == NOTHING {
                 return Ok(Vec::new());
             }

@@ -36,6 +36,7 @@ use crate::sweeper;
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the other side of a connection may take nothing of what is sent to it (TCP_USER_TIMEOUT, tcp(7)).
+#[cfg(target_os = "linux")]
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -343,7 +344,8 @@ fn start_http(config: &Config, listener: Listener, state: State) -> io::Result<A
     .client_request_timeout(HEAD_TIMEOUT)
     .keep_alive(KEEP_ALIVE)
     .on_connect(|connection, _| bound_unread(connection))
-    // Whoever closes their side is gone: a stream of theirs ends then, and not with some later heartbeat.
+    // Whoever closes their side is gone: a stream of theirs ends then, and not with some later heartbeat. It holds for every
+    // request, as it does with hyper and others: who closes before the answer is there gets none.
     .h1_allow_half_closed(false)
     .shutdown_timeout(config.server.shutdown_grace_secs)
     // Its own handling takes SIGINT for "at once"; whoever runs the server says when to stop.
@@ -358,6 +360,7 @@ fn start_http(config: &Config, listener: Listener, state: State) -> io::Result<A
 /// Has the system close a connection whose other side takes nothing of what is sent: an answer, or a live stream, would
 /// wait for it for ever.
 fn bound_unread(connection: &dyn std::any::Any) {
+    #[cfg(target_os = "linux")]
     if let Some(connection) = connection.downcast_ref::<tokio::net::TcpStream>()
         && let Err(error) = socket2::SockRef::from(connection).set_tcp_user_timeout(Some(UNREAD_TIMEOUT))
     {

@@ -1,5 +1,6 @@
 //! `sessiond events`: what happened, and with `--follow` what happens.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use clap::Args;
@@ -37,60 +38,91 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) async fn run(self, operator: &Operator) -> Result<(), Failure> {
-        let mut last = self.print_past(operator).await?;
-        if self.follow && operator.is_own() {
+        if !self.follow {
+            self.print_past(operator).await?;
+        } else if operator.is_own() {
+            self.print_past(operator).await?;
             eprintln!("No server runs on this database, so nothing more happens.");
-        } else if self.follow {
-            loop {
-                let query = self.query(last.as_deref());
-                match operator.stream(&["v1", "events"], &self.app.app, &query).await {
-                    Ok(stream) => last = self.print_all(stream).await.or(last),
-                    Err(OperatorError::Unreachable(_)) => {}
-                    Err(error) => return Err(error.into()),
-                }
-                eprintln!("The server is away; trying again.");
-                tokio::time::sleep(RETRY).await;
-            }
+        } else {
+            self.print_what_comes(operator).await?;
         }
         operator.finish().await
     }
 
-    /// Prints what comes until the stream is over; answers the id of the last event.
-    async fn print_all(&self, mut stream: MessageStream) -> Option<String> {
-        let mut last = None;
-        while let Some(message) = stream.next().await {
-            if message.event == "reset" {
-                eprintln!("Some events were deleted before they could be shown.");
-            } else if let Ok(event) = serde_json::from_str(&message.data) {
-                self.print(&event);
+    /// Prints what has happened, and then what happens, until interrupted.
+    async fn print_what_comes(&self, operator: &Operator) -> Result<(), Failure> {
+        let mut last = self.after.clone();
+        let mut stream = self.stream(operator, last.as_deref()).await?;
+        // After the stream was opened: nothing falls between, and what is in both is printed once.
+        let printed = match self.after {
+            Some(_) => HashSet::new(),
+            None => self.print_past(operator).await?,
+        };
+        loop {
+            while let Some(message) = stream.next().await {
+                match message.event.as_str() {
+                    "reset" => eprintln!("Some events were deleted before they could be shown."),
+                    "end" => {}
+                    _ => self.print_unless(&printed, &message.data),
+                }
             }
-            last = message.id.or(last);
+            last = stream.last_id().map(str::to_owned).or(last);
+            eprintln!("The server is away; trying again.");
+            stream = loop {
+                tokio::time::sleep(RETRY).await;
+                match self.stream(operator, last.as_deref()).await {
+                    Ok(stream) => break stream,
+                    Err(OperatorError::Unreachable(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            };
         }
-        last
     }
 
-    /// Prints what has happened so far; answers the id of the last event.
-    async fn print_past(&self, operator: &Operator) -> Result<Option<String>, Failure> {
-        let limit = self.limit.to_string();
-        let mut query = self.query(self.after.as_deref());
-        query.push(("limit", &limit));
-        if self.after.is_none() {
-            query.push(("order", "newest"));
+    async fn stream(&self, operator: &Operator, after: Option<&str>) -> Result<MessageStream, OperatorError> {
+        let query = self.query(after);
+        operator.stream(&["v1", "events"], &self.app.app, &query).await
+    }
+
+    fn print_unless(&self, printed: &HashSet<String>, data: &str) {
+        if let Ok(event) = serde_json::from_str::<Value>(data)
+            && !event["id"].as_str().is_some_and(|id| printed.contains(id))
+        {
+            self.print(&event);
         }
-        let page = operator.get(&["v1", "events"], &self.app.app, &query).await?;
-        let mut events: Vec<&Value> = page["events"].as_array().into_iter().flatten().collect();
-        if self.after.is_none() {
+    }
+
+    /// Prints what has happened so far; answers the ids.
+    async fn print_past(&self, operator: &Operator) -> Result<HashSet<String>, Failure> {
+        let newest_first = self.after.is_none();
+        let mut events: Vec<Value> = Vec::new();
+        let mut after = self.after.clone();
+        // A page looks at a bounded number of events, few of which may be asked for.
+        loop {
+            let limit = (self.limit as usize - events.len()).to_string();
+            let mut query = self.query(after.as_deref());
+            query.push(("limit", &limit));
+            if newest_first {
+                query.push(("order", "newest"));
+            }
+            let mut page = operator.get(&["v1", "events"], &self.app.app, &query).await?;
+            if let Value::Array(found) = page["events"].take() {
+                events.extend(found);
+            }
+            after = page["next_cursor"].as_str().map(str::to_owned);
+            if after.is_none() || events.len() >= self.limit as usize {
+                break;
+            }
+        }
+        if newest_first {
             events.reverse();
         }
         events.iter().for_each(|event| self.print(event));
-        if self.after.is_some() && !page["next_cursor"].is_null() && !self.follow {
-            eprintln!(
-                "There are more; go on with --after {}",
-                operator::text(&page, "next_cursor")
-            );
+        if let (false, Some(after)) = (newest_first, after) {
+            eprintln!("There are more; go on with --after {after}");
         }
-        let last = events.last().and_then(|event| event["id"].as_str());
-        Ok(last.map(str::to_owned).or_else(|| self.after.clone()))
+        let ids = events.iter().filter_map(|event| event["id"].as_str());
+        Ok(ids.map(str::to_owned).collect())
     }
 
     fn query<'q>(&'q self, after: Option<&'q str>) -> Vec<(&'q str, &'q str)> {

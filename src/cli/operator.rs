@@ -104,6 +104,7 @@ impl Operator {
         Ok(MessageStream {
             response,
             unread: Vec::new(),
+            last_id: None,
         })
     }
 
@@ -189,17 +190,22 @@ fn url(path: &[&str], app: &AppName, query: &[(&str, &str)]) -> Result<String, O
 pub(super) struct MessageStream {
     response: reqwest::Response,
     unread: Vec<u8>,
+    last_id: Option<String>,
 }
 
 /// One of them.
 #[derive(Debug, Default)]
 pub(super) struct Message {
-    pub(super) id: Option<String>,
     pub(super) event: String,
     pub(super) data: String,
 }
 
 impl MessageStream {
+    /// Where the stream has come to; ids come without an event too.
+    pub(super) fn last_id(&self) -> Option<&str> {
+        self.last_id.as_deref()
+    }
+
     /// The next one with data; `None` when the stream is over, in order or not.
     pub(super) async fn next(&mut self) -> Option<Message> {
         loop {
@@ -209,7 +215,7 @@ impl MessageStream {
                 let mut message = Message::default();
                 for line in text.lines() {
                     match line.split_once(": ") {
-                        Some(("id", id)) => message.id = Some(id.to_owned()),
+                        Some(("id", id)) => self.last_id = Some(id.to_owned()),
                         Some(("event", event)) => event.clone_into(&mut message.event),
                         Some(("data", data)) => data.clone_into(&mut message.data),
                         _ => {}

@@ -83,7 +83,7 @@ const TO_VERSION_3: &str = "
     ALTER TABLE sessions ADD COLUMN expiring_notice INTEGER CHECK (expiring_notice > 0);
     ALTER TABLE sessions ADD COLUMN notice_at INTEGER;
     CREATE INDEX sessions_by_notice ON sessions (notice_at) WHERE notice_at IS NOT NULL AND ended_at IS NULL;
-    CREATE INDEX events_by_subject ON events (app, coalesce(user_id, session_id), id);
+    CREATE INDEX events_by_subject ON events (app, coalesce(user_id, session_id));
     CREATE TABLE user_devices (
         app           TEXT    NOT NULL,
         user_id       TEXT    NOT NULL,
