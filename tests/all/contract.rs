@@ -9,6 +9,7 @@ mod endings;
 mod events;
 mod identities;
 mod notices;
+mod one_ending;
 mod reads;
 mod renewals;
 mod repetitions;

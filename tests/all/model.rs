@@ -1,18 +1,22 @@
 //! Random operations against two managers: one over SQLite with a tiny cache and restarts, one over the reference model
-//! in memory. Every answer and every event must be the same.
+//! in memory. Every answer and every event must be the same. In each of them what ended must be told of once, as it ended,
+//! in the order that is promised, whichever of the ways in which sessions end it took; and each way is taken.
 
 mod operations;
+mod ways;
+mod whole;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::test_runner::TestCaseError;
+use proptest::test_runner::{TestCaseError, TestRunner};
 use sessiond::clock::{Clock, Timestamp};
 use sessiond::config::Config;
 use sessiond::data::{Data, DataChange, DataPath};
 use sessiond::error::Error;
+use sessiond::event::{Event, EventKind, WhyRefused};
 use sessiond::manager::{
     CheckAnswer, Demands, Refusal, RenewAnswer, RepeatableCall, Revocation, SessionManager, SignIn, SignedIn,
     Use,
@@ -29,7 +33,9 @@ use sessiond::user::{Tiers, UserId};
 use tempfile::TempDir;
 
 use self::operations::{Op, Pick, Said, Starter, Which, operations};
-use crate::harness::{FIREFOX_ON_LINUX, START, config_in, open_database};
+use self::ways::{WAYS, Ways, count_ways};
+use self::whole::{is_whole, no_data_is_left_behind};
+use crate::harness::{FIREFOX_ON_LINUX, START, config_in};
 use crate::stores::{
     EventRow, address, app, app_named, data, database_in, event_rows, sqlite_in, start_manager, user,
 };
@@ -39,7 +45,6 @@ const CASES: u32 = 128;
 const TIERS: [&str; 4] = ["pair", "five", "none", "unknown"];
 const REASONS: [&str; 3] = [Reason::LOGOUT, Reason::MANUAL, "made up"];
 const ENDERS: [EndedBy; 3] = [EndedBy::User, EndedBy::App, EndedBy::Operator];
-const ENDINGS: [&str; 3] = ["session.revoked", "session.evicted", "session.expired"];
 const CLIENT_IDS: [i64; 4] = [i64::MIN, -1, 7, i64::MAX];
 const PATHS: [&str; 4] = ["a", "a.b", "a.b.c", "d"];
 const AGENTS: [&str; 3] = [FIREFOX_ON_LINUX, "curl/8.5.0", "Wget/1.21.4"];
@@ -415,6 +420,16 @@ impl Side {
                 let revoked = manager.revoke(&made.app, made.id, an_owner(*owner), revocation);
                 format!("{:?}", revoked.await)
             }
+            Op::Refused { session } => {
+                let made = self.pick(*session);
+                let Ok(session) = manager.find(&made.app, made.id, &Owner::Anyone).await else {
+                    return String::new();
+                };
+                let now = manager.clock().now();
+                let about = Event::about(&session, EventKind::SessionRevocationFailed, now);
+                let event = Event::of_refused_revocations(about, WhyRefused::NotTheirs, 2, now);
+                format!("{:?}", self.store.record(event).await)
+            }
             Op::RevokeUser {
                 user,
                 app,
@@ -763,7 +778,7 @@ fn memory_events(store: &MemoryStore) -> Vec<EventRow> {
     events.map(EventRow::from).collect()
 }
 
-async fn run(operations: &[Op], setting: Setting) -> Result<(), String> {
+async fn run(operations: &[Op], setting: Setting, ways: &mut Ways) -> Result<(), String> {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = Arc::new(Clock::manual(START));
     let memory = Arc::new(MemoryStore::new());
@@ -772,7 +787,21 @@ async fn run(operations: &[Op], setting: Setting) -> Result<(), String> {
     let sqlite = Arc::new(sqlite_in(&dir, 100));
     let mut real = Side::new(sqlite, &dir, setting, &clock, callers.clone()).await;
 
+    let mut last_event = 0;
     for (n, op) in operations.iter().enumerate() {
+        if let Op::Tick | Op::Purge { .. } = op {
+            // Before some of it is deleted.
+            is_whole(
+                &reference.all_sessions().await,
+                &memory_events(&memory),
+                clock.now(),
+            )?;
+            is_whole(
+                &real.all_sessions().await,
+                &event_rows(&database_in(&dir)),
+                clock.now(),
+            )?;
+        }
         match op {
             Op::Advance { millis } => clock.advance(Duration::from_millis(*millis)),
             Op::AdvanceToDeadline {
@@ -803,6 +832,7 @@ async fn run(operations: &[Op], setting: Setting) -> Result<(), String> {
             reference.manager.flush_touches().await.expect("flushed");
             real.manager.flush_touches().await.expect("flushed");
         }
+        last_event = count_ways(&*memory, op, last_event, ways).await;
         let held = real.manager.metrics().cache.entries.get();
         if usize::try_from(held).is_ok_and(|held| held > setting.cache_capacity) {
             return Err(format!("operation {n}, {op:?}: {held} sessions in the cache"));
@@ -821,59 +851,17 @@ async fn run(operations: &[Op], setting: Setting) -> Result<(), String> {
             expected.get(n)
         ));
     }
-    for (side, events) in [
-        (&reference, memory_events(&memory)),
-        (&real, event_rows(&database_in(&dir))),
-    ] {
-        ended_once(&events)?;
-        rows_are_consistent(&side.all_sessions().await, &events, clock.now())?;
-    }
+    is_whole(
+        &reference.all_sessions().await,
+        &memory_events(&memory),
+        clock.now(),
+    )?;
+    is_whole(
+        &real.all_sessions().await,
+        &event_rows(&database_in(&dir)),
+        clock.now(),
+    )?;
     no_data_is_left_behind(&dir)
-}
-
-/// What ended was told of, and no two active sessions have the same id of a client's.
-fn rows_are_consistent(sessions: &[Session], events: &[EventRow], now: Timestamp) -> Result<(), String> {
-    let mut clients = std::collections::HashSet::new();
-    for session in sessions {
-        let is_told = events
-            .iter()
-            .any(|event| event.session_id == Some(session.id) && ENDINGS.contains(&event.kind.as_str()));
-        if session.ending.is_some() != is_told {
-            return Err(format!("ended and told of, one without the other: {session:?}"));
-        }
-        let client = session.client_session_id.filter(|_| session.is_active(now));
-        if client.is_some_and(|id| !clients.insert((session.app.clone(), id))) {
-            return Err(format!("another active session has this id: {session:?}"));
-        }
-    }
-    Ok(())
-}
-
-/// Data goes with the ending of its session.
-fn no_data_is_left_behind(dir: &TempDir) -> Result<(), String> {
-    let query = "SELECT count(*) FROM session_data
-                 WHERE session_id NOT IN (SELECT id FROM sessions WHERE ended_at IS NULL)";
-    let left: i64 = open_database(&database_in(dir))
-        .query_row(query, [], |row| row.get(0))
-        .expect("a count");
-    (left == 0)
-        .then_some(())
-        .ok_or_else(|| format!("data of {left} sessions is left"))
-}
-
-/// No session has a second ending event, and none is told of after its end.
-fn ended_once(events: &[EventRow]) -> Result<(), String> {
-    let mut ended = std::collections::HashSet::new();
-    for event in events {
-        let Some(id) = event.session_id else { continue };
-        if ended.contains(&id) {
-            return Err(format!("told of after its end: {event:?}"));
-        }
-        if ENDINGS.contains(&event.kind.as_str()) {
-            ended.insert(id);
-        }
-    }
-    Ok(())
 }
 
 async fn advance_to_deadline(side: &Side, clock: &Clock, session: Pick, offset_millis: i64) {
@@ -886,27 +874,33 @@ async fn advance_to_deadline(side: &Side, clock: &Clock, session: Pick, offset_m
     }
 }
 
-fn block_on(operations: &[Op], setting: Setting) -> Result<(), String> {
+fn block_on(operations: &[Op], setting: Setting, ways: &mut Ways) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
-    runtime.block_on(run(operations, setting))
+    runtime.block_on(run(operations, setting, ways))
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig {
+#[test]
+fn random_operations_answer_as_the_reference_does() {
+    let ways = Mutex::new(Ways::new());
+    let mut runner = TestRunner::new(ProptestConfig {
         cases: CASES,
         max_shrink_iters: 400,
         failure_persistence: None,
         ..ProptestConfig::default()
-    })]
-
-    #[test]
-    fn random_operations_answer_as_the_reference_does(operations in operations(), setting in setting()) {
-        if let Err(why) = block_on(&operations, setting) {
-            return Err(TestCaseError::fail(why));
-        }
+    });
+    let result = runner.run(&(operations(), setting()), |(operations, setting)| {
+        let mut ways = ways.lock().unwrap_or_else(PoisonError::into_inner);
+        block_on(&operations, setting, &mut ways).map_err(TestCaseError::fail)
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+    let ways = ways.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for way in WAYS {
+        assert!(ways.contains_key(way), "no session was {way}: {ways:#?}");
     }
 }
 
@@ -940,5 +934,6 @@ fn what_once_differed_does_so_no_more() {
         touch_interval_secs: 60,
         flushes_always: false,
     };
-    assert_eq!(block_on(&back_at_its_first_address, setting), Ok(()));
+    let mut ways = Ways::new();
+    assert_eq!(block_on(&back_at_its_first_address, setting, &mut ways), Ok(()));
 }

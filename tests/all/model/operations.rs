@@ -106,6 +106,10 @@ pub enum Op {
         why: Pick,
         by: Pick,
     },
+    /// Somebody was refused to end a session, which is told about theirs.
+    Refused {
+        session: Pick,
+    },
     RevokeUser {
         user: Pick,
         app: Pick,
@@ -385,6 +389,7 @@ pub fn operations() -> impl Strategy<Value = Vec<Op>> {
         6 => touch,
         4 => find,
         5 => revoke,
+        3 => session().prop_map(|session| Op::Refused { session }),
         2 => revoke_user,
         1 => app().prop_map(|app| Op::RevokeApp { app }),
         4 => update,
@@ -400,5 +405,87 @@ pub fn operations() -> impl Strategy<Value = Vec<Op>> {
         3 => to_deadline,
         2 => Just(Op::Restart),
     ];
-    proptest::collection::vec(op, OPERATIONS)
+    let some = prop_oneof![
+        16 => op.prop_map(|op| vec![op]),
+        1 => (1..4_u8, 0..8_u8).prop_map(|(user, scene)| a_scene(user, scene)),
+    ];
+    proptest::collection::vec(some, OPERATIONS).prop_map(|operations| operations.concat())
+}
+
+/// Some operations in a row that chance alone would rarely bring together: endings that take a history.
+fn a_scene(user: Pick, scene: Pick) -> Vec<Op> {
+    let create_choosing = |user, chosen| Op::Create {
+        user,
+        app: 0,
+        starter: Starter::Backend,
+        said: Said {
+            chosen,
+            ..Said::default()
+        },
+    };
+    let create = |user| create_choosing(user, Vec::new());
+    let signs_in = |chosen| Op::Authenticate {
+        session: 0,
+        in_own_app: true,
+        user,
+        said: Said {
+            chosen,
+            ..Said::default()
+        },
+    };
+    let renew = |which| Op::Renew {
+        session: 0,
+        in_own_app: true,
+        which,
+        address: None,
+    };
+    let block = |is_blocked| Op::UpdateUser {
+        user,
+        app: 0,
+        tier: None,
+        max_sessions: None,
+        is_blocked: Some(is_blocked),
+    };
+    match scene {
+        // The last of them is one too many.
+        0 => vec![block(false), create(user), create(user), create(user)],
+        1 => vec![
+            block(false),
+            create(user),
+            create(user),
+            create(0),
+            signs_in(Vec::new()),
+        ],
+        // Of its own user's the one that is latest but one makes room.
+        2 => vec![block(false), create(user), create(0), signs_in(vec![1])],
+        // The token that was renewed comes back when its successor was seen long ago.
+        3 => vec![
+            create(user),
+            renew(Which::Back(0)),
+            renew(Which::Back(0)),
+            Op::Advance { millis: 25_000 },
+            renew(Which::Back(1)),
+        ],
+        4 => vec![create(user), block(true), block(false)],
+        5 => vec![block(false), create(user), create_choosing(user, vec![0])],
+        6 => vec![
+            create(user),
+            Op::Revoke {
+                session: 0,
+                owner: None,
+                why: 0,
+                by: 0,
+            },
+        ],
+        _ => {
+            let (app, id) = (0, 2);
+            let ensure = Op::EnsureClient {
+                app,
+                id,
+                user: 0,
+                address: None,
+            };
+            vec![ensure, Op::RevokeClient { app, id, by: 0 }]
+        }
+    }
 }
