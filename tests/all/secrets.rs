@@ -7,12 +7,15 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use reqwest::{Method, Response};
+use rusqlite::types::ValueRef;
 use serde_json::{Value, json};
+use sessiond::event::EventKind;
 use sha2::{Digest, Sha256};
 use tempfile::tempdir;
 
-use crate::harness::{FIREFOX_ON_LINUX, PATIENCE, open_database};
+use crate::harness::{FIREFOX_ON_LINUX, PATIENCE, eventually, open_database};
 use crate::process::{Process, Served, names_in, sessiond, text};
+use crate::support::UNKNOWN_ID;
 
 /// What a server is told to log: everything, of every library.
 const EVERYTHING: (&str, &str) = ("RUST_LOG", "trace");
@@ -383,6 +386,96 @@ fn assert_absent(place: &str, bytes: &[u8], what: &str, value: &[u8]) {
     }
 }
 
+/// Has something of every kind told; answers the tokens that were issued on the way.
+async fn tell_of_everything(server: &Served, dir: &Path, key: &str) -> Vec<String> {
+    let mut issued = Vec::new();
+    let mut create = async |body: Value| {
+        let (id, token) = server.create(key, body).await;
+        issued.push(token.clone());
+        (id, token)
+    };
+    let on = |agent: &str| json!({ "user_id": "eve", "user_agent": agent, "ip_address": "192.0.2.1" });
+    create(on(FIREFOX_ON_LINUX)).await;
+    let (_, token) = create(on("curl/8.5.0")).await;
+    let (moving, _) = create(json!({ "user_id": "gil", "ip_address": "192.0.2.1" })).await;
+    create(json!({ "user_id": "fay", "idle_timeout_secs": 1 })).await;
+    let touch = json!({ "ip_address": "192.0.2.9" });
+    let unknown = format!("/v1/me/sessions/{UNKNOWN_ID}");
+    let calls = [
+        (
+            Method::POST,
+            format!("/v1/sessions/{moving}/touch"),
+            key,
+            Some(touch),
+            200,
+        ),
+        (Method::DELETE, unknown, token.as_str(), None, 404),
+        (
+            Method::PATCH,
+            "/v1/users/eve".to_owned(),
+            key,
+            Some(json!({ "max_sessions": 1 })),
+            200,
+        ),
+    ];
+    for (method, path, bearer, body, expected) in calls {
+        let (status, answer) = server.call(method, &path, bearer, body).await;
+        assert_eq!(status, expected, "{path}: {answer}");
+    }
+    create(on(FIREFOX_ON_LINUX)).await;
+    let block = Some(json!({ "is_blocked": true }));
+    let (status, answer) = server.call(Method::PATCH, "/v1/users/eve", key, block).await;
+    assert_eq!(status, 200, "{answer}");
+    eventually("every kind of event is told", async || {
+        let database = open_database(&dir.join("s.db"));
+        let mut statement = database
+            .prepare("SELECT DISTINCT type FROM events")
+            .expect("a query");
+        let kinds = statement
+            .query_map([], |row| row.get::<_, String>(0))
+            .expect("rows");
+        let kinds: Vec<String> = kinds.map(|kind| kind.expect("a row")).collect();
+        EventKind::ALL
+            .iter()
+            .all(|kind| kinds.iter().any(|told| told == kind.as_str()))
+    })
+    .await;
+    issued
+}
+
+/// All events as a backend reads them.
+async fn events_as_told(server: &Served, key: &str) -> String {
+    let (mut pages, mut after) = (String::new(), String::new());
+    loop {
+        let (status, page) = server.get(&format!("/v1/events?limit=200{after}"), key).await;
+        assert_eq!(status, 200, "{page}");
+        pages += &page.to_string();
+        match page["next_cursor"].as_str() {
+            Some(cursor) => after = format!("&after={cursor}"),
+            None => return pages,
+        }
+    }
+}
+
+/// All rows of events, as they are stored.
+fn events_as_stored(dir: &Path) -> Vec<u8> {
+    let database = open_database(&dir.join("s.db"));
+    let mut statement = database.prepare("SELECT * FROM events").expect("a query");
+    let columns = statement.column_count();
+    let mut rows = statement.query([]).expect("rows");
+    let mut bytes = Vec::new();
+    while let Some(row) = rows.next().expect("a row") {
+        for column in 0..columns {
+            match row.get_ref(column).expect("a value") {
+                ValueRef::Text(some) | ValueRef::Blob(some) => bytes.extend_from_slice(some),
+                ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => {}
+            }
+            bytes.push(0);
+        }
+    }
+    bytes
+}
+
 /// The token in the one cookie that an answer sets.
 fn token_in_cookie(answer: &Response) -> String {
     let cookie = answer.headers()["set-cookie"].to_str().expect("text");
@@ -441,7 +534,7 @@ async fn create_repeatably(server: &Served, key: &str) -> String {
 #[tokio::test]
 async fn nothing_that_makes_or_replaces_a_token_is_in_any_file_log_or_metric() {
     let dir = tempdir().expect("a directory");
-    let policy = "[apps.default]\nanonymous = true\nrenew_grace_secs = 0\n";
+    let policy = "[apps.default]\nanonymous = true\nrenew_grace_secs = 0\nexpiring_notice_secs = 1_000_000\n";
     std::fs::write(dir.path().join("c.toml"), policy).expect("written");
     let mut log = String::new();
     let key = command(dir.path(), &["keys", "create", "test"], &mut log);
@@ -499,8 +592,10 @@ async fn nothing_that_makes_or_replaces_a_token_is_in_any_file_log_or_metric() {
     assert_eq!(answer.status(), 401);
     let repeatable = create_repeatably(&server, key).await;
 
+    let told_of = tell_of_everything(&server, dir.path(), key).await;
+
     let wrong = with_wrong_secret(&signed_in);
-    let presented = [
+    let mut presented = vec![
         key,
         &replaced,
         &successor,
@@ -512,7 +607,8 @@ async fn nothing_that_makes_or_replaces_a_token_is_in_any_file_log_or_metric() {
         &repeatable,
         &wrong,
     ];
-    for credential in presented {
+    presented.extend(told_of.iter().map(String::as_str));
+    for &credential in &presented {
         present_everywhere(&server, credential).await;
         ask_about(&server, key, credential).await;
         let (status, answer) = server
@@ -529,6 +625,14 @@ async fn nothing_that_makes_or_replaces_a_token_is_in_any_file_log_or_metric() {
         ("the name of a call", CALL.as_bytes()),
         ("the body of a call", CALL_BODY.as_bytes()),
     ];
+    let told = events_as_told(&server, key).await;
+    for (place, bytes) in [
+        ("what is told", told.as_bytes()),
+        ("the events", &events_as_stored(dir.path())),
+    ] {
+        assert_no_secret(place, bytes, &credentials);
+        assert_no_hash(place, bytes, &credentials);
+    }
     assert_files_are_clean(dir.path(), &credentials);
     server.process.kill();
     assert_files_are_clean(dir.path(), &credentials);
