@@ -41,6 +41,13 @@ impl Timestamp {
         self.to_utc().format("%a, %d %b %Y %H:%M:%S GMT").to_string()
     }
 
+    /// Reads what HTTP writes in `Date`, in the one of its forms that is not obsolete.
+    pub fn parse_http_date(text: &str) -> Option<Self> {
+        chrono::NaiveDateTime::parse_from_str(text, "%a, %d %b %Y %H:%M:%S GMT")
+            .ok()
+            .map(|moment| Self(moment.and_utc().timestamp_millis()))
+    }
+
     fn to_utc(self) -> DateTime<Utc> {
         DateTime::from_timestamp_millis(self.0).unwrap_or(DateTime::<Utc>::MAX_UTC)
     }
@@ -162,6 +169,9 @@ mod tests {
         let moment = Timestamp::parse_rfc3339("2026-11-20T21:50:00.5+01:00").expect("valid");
         assert_eq!(moment.to_string(), "2026-11-20T20:50:00.500Z");
         assert_eq!(moment.to_http_date(), "Fri, 20 Nov 2026 20:50:00 GMT");
+        let read = Timestamp::parse_http_date("Fri, 20 Nov 2026 20:50:00 GMT").expect("valid");
+        assert_eq!(moment.millis_since(read), 500);
+        assert_eq!(Timestamp::parse_http_date("Friday"), None);
         assert_eq!(Timestamp::parse_rfc3339("yesterday"), None);
         assert!(!Timestamp::from_millis(i64::MAX).to_string().is_empty());
     }

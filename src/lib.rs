@@ -38,6 +38,10 @@ pub mod error;
 
 pub mod clock;
 
+pub mod address;
+
+pub mod webhook;
+
 pub mod key_file;
 
 pub mod config;

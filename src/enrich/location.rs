@@ -37,10 +37,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
 
-use ipnet::{Ipv4Net, Ipv6Net};
 use maxminddb::{MaxMindDbError, Reader, WithinOptions};
 use serde::Deserialize;
 
+use crate::address::is_public;
 use crate::session::Place;
 
 /// The vendored country file, IPv4 and IPv6 in one. It lives in the binary's read-only pages and is never
@@ -467,55 +467,4 @@ fn city_name(name: &str) -> Option<String> {
         .collect();
     let name = name.trim();
     (!name.is_empty()).then(|| name.to_owned())
-}
-
-/// IPv4 networks whose addresses are nobody's in particular, from the IANA special-purpose registry. Its few
-/// anycast entries that are reachable from everywhere (AS112, AMT) may have a place.
-const NOT_PUBLIC_V4: [Ipv4Net; 15] = [
-    v4([0, 0, 0, 0], 8),       // this network, unspecified
-    v4([10, 0, 0, 0], 8),      // private
-    v4([100, 64, 0, 0], 10),   // carrier-grade NAT
-    v4([127, 0, 0, 0], 8),     // loopback
-    v4([169, 254, 0, 0], 16),  // link-local
-    v4([172, 16, 0, 0], 12),   // private
-    v4([192, 0, 0, 0], 24),    // IETF protocol assignments
-    v4([192, 0, 2, 0], 24),    // documentation
-    v4([192, 88, 99, 0], 24),  // 6to4 relays, deprecated
-    v4([192, 168, 0, 0], 16),  // private
-    v4([198, 18, 0, 0], 15),   // benchmarks
-    v4([198, 51, 100, 0], 24), // documentation
-    v4([203, 0, 113, 0], 24),  // documentation
-    v4([224, 0, 0, 0], 4),     // multicast
-    v4([240, 0, 0, 0], 4),     // reserved, broadcast
-];
-
-/// The only IPv6 block from which IANA gives out global unicast addresses. Outside it are loopback, unique
-/// local, link-local, multicast, NAT64 and the IPv4-compatible addresses, under which these files keep their
-/// IPv4 half.
-const GLOBAL_UNICAST_V6: Ipv6Net = v6([0x2000, 0], 3);
-
-/// What in that block is nobody's in particular.
-const NOT_PUBLIC_V6: [Ipv6Net; 4] = [
-    v6([0x2001, 0], 23),     // IETF protocol assignments: Teredo, benchmarks, ORCHID
-    v6([0x2001, 0xdb8], 32), // documentation
-    v6([0x2002, 0], 16),     // 6to4
-    v6([0x3fff, 0], 20),     // documentation
-];
-
-const fn v4([a, b, c, d]: [u8; 4], prefix_len: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(std::net::Ipv4Addr::new(a, b, c, d), prefix_len)
-}
-
-const fn v6([a, b]: [u16; 2], prefix_len: u8) -> Ipv6Net {
-    Ipv6Net::new_assert(std::net::Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0), prefix_len)
-}
-
-/// Whether somebody somewhere may have this address. `IpAddr::is_global` is not stable yet.
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => !NOT_PUBLIC_V4.iter().any(|network| network.contains(&v4)),
-        IpAddr::V6(v6) => {
-            GLOBAL_UNICAST_V6.contains(&v6) && !NOT_PUBLIC_V6.iter().any(|network| network.contains(&v6))
-        }
-    }
 }

@@ -81,7 +81,7 @@ impl fmt::Debug for Secret {
 }
 
 /// The server's own secret, which is in the key file ([`crate::key_file`]) and nowhere else: with it the successors of
-/// renewed tokens are made.
+/// renewed tokens are made, and the secrets of webhooks are sealed.
 #[derive(Debug)]
 pub struct ServerKey(Secret);
 
@@ -94,6 +94,12 @@ impl ServerKey {
     /// The key with these bytes, as read from the key file.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(Secret(bytes))
+    }
+
+    /// A key for one purpose, from which neither this one nor that of another purpose follows. No label is as long as
+    /// what successors are made from, so that none is one's secret.
+    pub(crate) fn derived(&self, label: &str) -> [u8; 32] {
+        self.0.mac(&[label.as_bytes()])
     }
 
     /// The bytes, for the key file.
