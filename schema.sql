@@ -1,6 +1,6 @@
 -- The database of sessiond, as a new one is made. PRAGMA user_version is the version of this schema; what leads an older
 -- one to it is in src/store/sqlite.rs. Times are integer milliseconds since the Unix epoch, UTC. Secrets are never
--- stored, only their SHA-256.
+-- stored, only their SHA-256, or what the key file seals.
 
 -- Facts about the whole file, one row each.
 CREATE TABLE meta (
@@ -148,3 +148,47 @@ CREATE TABLE events (
 -- The events of one user, or of one session while it is nobody's: what a person is shown. In the order of their ids, as every
 -- entry of an index ends with the row's.
 CREATE INDEX events_by_subject ON events (app, coalesce(user_id, session_id));
+
+-- Where events are sent, by HTTP.
+CREATE TABLE webhooks (
+    id                   BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+    app                  TEXT    NOT NULL,
+    name                 TEXT    UNIQUE,           -- its name in the configuration; NULL: made by the API
+    url                  TEXT    NOT NULL,
+    types                TEXT    NOT NULL,         -- names of events with commas between them; empty: all
+    description          TEXT,
+    secret               BLOB    NOT NULL,         -- what it signs with, sealed with the key file
+    previous_secret      BLOB,                     -- the one before a rotation, sealed; erased a day after it
+    previous_valid_until INTEGER,
+    state                TEXT    NOT NULL CHECK (state IN ('active', 'paused', 'disabled')),
+    disabled_reason      TEXT,
+    cursor               INTEGER NOT NULL,         -- the event up to which deliveries were made rows
+    created_at           INTEGER NOT NULL,
+    last_attempt_at      INTEGER,                  -- the latest attempt of any of its deliveries
+    last_status          INTEGER,
+    last_error           TEXT,
+    CHECK ((previous_secret IS NULL) = (previous_valid_until IS NULL)),
+    CHECK ((state = 'disabled') = (disabled_reason IS NOT NULL))
+) STRICT, WITHOUT ROWID;
+
+-- Events on their way to a webhook, and those that were. What is sent is made from the event's row.
+CREATE TABLE webhook_deliveries (
+    webhook_id       BLOB    NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    event_id         INTEGER NOT NULL,             -- no reference: a delivery may be kept longer than its event
+    type             TEXT    NOT NULL,             -- the event's
+    subject          TEXT    NOT NULL,             -- whom it concerns: those of one subject go one after the other
+    state            TEXT    NOT NULL CHECK (state IN ('pending', 'delivered', 'failed', 'skipped')),
+    attempts         INTEGER NOT NULL DEFAULT 0,
+    first_attempt_at INTEGER,                      -- retries end a day after it
+    next_attempt_at  INTEGER,
+    last_attempt_at  INTEGER,
+    last_status      INTEGER,
+    last_error       TEXT,
+    created_at       INTEGER NOT NULL,
+    PRIMARY KEY (webhook_id, event_id),
+    CHECK ((state = 'pending') = (next_attempt_at IS NOT NULL))
+) STRICT, WITHOUT ROWID;
+-- The oldest pending delivery of each subject, and how many are pending.
+CREATE INDEX webhook_deliveries_pending ON webhook_deliveries (webhook_id, subject, event_id) WHERE state = 'pending';
+-- The purge: those that are done.
+CREATE INDEX webhook_deliveries_by_age ON webhook_deliveries (created_at) WHERE state <> 'pending';

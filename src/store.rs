@@ -24,6 +24,7 @@
 
 pub mod memory;
 pub mod sqlite;
+pub mod webhooks;
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -727,7 +728,7 @@ pub trait SessionStore: Send + Sync {
     fn tell_expiring(&self, now: Timestamp, limit: usize) -> Answer<usize>;
 
     /// Deletes up to `limit` sessions that ended, and as many events that were recorded, before `before`, and as many
-    /// calls that can no longer be repeated; answers how many rows went.
+    /// calls that can no longer be repeated; answers how many rows went. Deliveries of webhooks go like events.
     fn purge(&self, before: Timestamp, limit: usize, now: Timestamp) -> Answer<usize>;
 
     /// Keeps an API key.

@@ -19,6 +19,7 @@ mod renewals;
 mod rows;
 mod session_data;
 mod sign_ins;
+mod webhooks;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +35,10 @@ use rusqlite::{
 
 use tokio::sync::Semaphore;
 
+use super::webhooks::{
+    Attempted, DeliveryList, DeliveryPage, DueDeliveries, NewDelivery, NewWebhook, ReplayRange, Replayed,
+    WebhookPatch, WebhookRecord, WebhookStore,
+};
 use super::{
     Answer, AppList, AppPage, Authenticated, Authentication, BulkEnding, Creation, DataOutcome, DataPatch,
     EndRequest, EventBounds, EventList, EventPage, Hooks, KeyRecord, NewSession, Outcome, Owner, Renewal,
@@ -45,14 +50,15 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::session::{AppName, EndedBy, KeyId, SecretHash, Session, SessionId, Touch};
 use crate::user::UserId;
+use crate::webhook::WebhookId;
 use writer::Writer;
 
 /// Marks a file as this program's ("sess" in ASCII); see `PRAGMA application_id`.
 const APPLICATION_ID: i32 = 0x7365_7373;
 /// How long a connection waits for a lock. Only a checkpoint or a recovery can hold one, for milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Prepared statements kept by a connection; there are about 60 different ones.
-const STATEMENTS_MAX: usize = 96;
+/// Prepared statements kept by a connection; there are about 80 different ones.
+const STATEMENTS_MAX: usize = 128;
 /// The schema, by steps.
 const SCHEMA: Schema = Schema {
     newest: include_str!("../../schema.sql"),
@@ -78,7 +84,7 @@ const TO_VERSION_2: &str = "
     CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
 ";
 /// Reading the events of one user; telling of new devices, as which those of the sessions that are there do not count;
-/// telling that deadlines are near.
+/// telling that deadlines are near; webhooks.
 const TO_VERSION_3: &str = "
     ALTER TABLE sessions ADD COLUMN expiring_notice INTEGER CHECK (expiring_notice > 0);
     ALTER TABLE sessions ADD COLUMN notice_at INTEGER;
@@ -99,6 +105,44 @@ const TO_VERSION_3: &str = "
                         min(signed_in_at) AS first_seen_at
                  FROM sessions WHERE user_id IS NOT NULL GROUP BY 1, 2, 3, 4))
         WHERE nth <= 100;
+    CREATE TABLE webhooks (
+        id                   BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+        app                  TEXT    NOT NULL,
+        name                 TEXT    UNIQUE,
+        url                  TEXT    NOT NULL,
+        types                TEXT    NOT NULL,
+        description          TEXT,
+        secret               BLOB    NOT NULL,
+        previous_secret      BLOB,
+        previous_valid_until INTEGER,
+        state                TEXT    NOT NULL CHECK (state IN ('active', 'paused', 'disabled')),
+        disabled_reason      TEXT,
+        cursor               INTEGER NOT NULL,
+        created_at           INTEGER NOT NULL,
+        last_attempt_at      INTEGER,
+        last_status          INTEGER,
+        last_error           TEXT,
+        CHECK ((previous_secret IS NULL) = (previous_valid_until IS NULL)),
+        CHECK ((state = 'disabled') = (disabled_reason IS NOT NULL))
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE webhook_deliveries (
+        webhook_id       BLOB    NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+        event_id         INTEGER NOT NULL,
+        type             TEXT    NOT NULL,
+        subject          TEXT    NOT NULL,
+        state            TEXT    NOT NULL CHECK (state IN ('pending', 'delivered', 'failed', 'skipped')),
+        attempts         INTEGER NOT NULL DEFAULT 0,
+        first_attempt_at INTEGER,
+        next_attempt_at  INTEGER,
+        last_attempt_at  INTEGER,
+        last_status      INTEGER,
+        last_error       TEXT,
+        created_at       INTEGER NOT NULL,
+        PRIMARY KEY (webhook_id, event_id),
+        CHECK ((state = 'pending') = (next_attempt_at IS NOT NULL))
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX webhook_deliveries_pending ON webhook_deliveries (webhook_id, subject, event_id) WHERE state = 'pending';
+    CREATE INDEX webhook_deliveries_by_age ON webhook_deliveries (created_at) WHERE state <> 'pending';
 ";
 
 /// A schema and what leads older ones to it.
@@ -454,6 +498,71 @@ impl SessionStore for SqliteStore {
 
     fn close(&self) {
         self.writer.close();
+    }
+}
+
+impl WebhookStore for SqliteStore {
+    fn create_webhook(&self, new: NewWebhook) -> Answer<Option<WebhookRecord>> {
+        self.writer
+            .submit(new.now, move |batch| webhooks::create(batch, &new))
+    }
+
+    fn update_webhook(
+        &self,
+        id: WebhookId,
+        patch: WebhookPatch,
+        now: Timestamp,
+    ) -> Answer<Option<WebhookRecord>> {
+        self.writer
+            .submit(now, move |batch| webhooks::update(batch, id, &patch, now))
+    }
+
+    fn delete_webhook(&self, id: WebhookId, now: Timestamp) -> Answer<bool> {
+        self.writer.submit(now, move |batch| webhooks::delete(batch, id))
+    }
+
+    fn find_webhook(&self, id: WebhookId) -> Answer<Option<WebhookRecord>> {
+        self.read_here(move |connection| webhooks::find(connection, id))
+    }
+
+    fn list_webhooks(&self, app: Option<AppName>) -> Answer<Vec<WebhookRecord>> {
+        self.read_blocking(move |connection| webhooks::list(connection, app.as_ref()))
+    }
+
+    fn enqueue(
+        &self,
+        id: WebhookId,
+        deliveries: Vec<NewDelivery>,
+        cursor: u64,
+        now: Timestamp,
+    ) -> Answer<()> {
+        self.writer.submit(now, move |batch| {
+            webhooks::enqueue(batch, id, &deliveries, cursor, now)
+        })
+    }
+
+    fn due_deliveries(&self, id: WebhookId, now: Timestamp, limit: usize) -> Answer<DueDeliveries> {
+        self.read_blocking(move |connection| webhooks::due(connection, id, now, limit))
+    }
+
+    fn record_attempt(&self, id: WebhookId, event: u64, attempted: Attempted, now: Timestamp) -> Answer<()> {
+        self.writer.submit(now, move |batch| {
+            webhooks::record_attempt(batch, id, event, &attempted, now)
+        })
+    }
+
+    fn list_deliveries(&self, list: DeliveryList) -> Answer<DeliveryPage> {
+        self.read_blocking(move |connection| webhooks::deliveries(connection, &list, reads::SCAN_ROWS_MAX))
+    }
+
+    fn replay_delivery(&self, id: WebhookId, event: u64, now: Timestamp) -> Answer<bool> {
+        self.writer
+            .submit(now, move |batch| webhooks::replay(batch, id, event, now))
+    }
+
+    fn replay_range(&self, range: ReplayRange) -> Answer<Replayed> {
+        self.writer
+            .submit(range.now, move |batch| webhooks::replay_range(batch, &range))
     }
 }
 

@@ -21,7 +21,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // What the manager is made of. None of these knows another.
     ("cache", &["session", "clock", "metrics"]),
     ("touch", &["session", "clock"]),
-    ("store", &["session", "user", "data", "event", "error", "clock"]),
+    (
+        "store",
+        &["session", "user", "data", "event", "error", "clock", "webhook"],
+    ),
     ("enrich", &["session", "config", "address"]),
     (
         "observer",

@@ -7,6 +7,7 @@ use rusqlite::{Connection, params};
 use super::reads;
 use super::renewals;
 use super::rows::{self, SESSION_COLUMNS, text};
+use super::webhooks;
 use super::writer::Batch;
 use crate::clock::Timestamp;
 use crate::event::{Event, EventKind, RecordedEvent};
@@ -368,7 +369,8 @@ pub(super) fn purge(
                   ORDER BY created_at LIMIT ?2)",
         )?
         .execute(params![now.plus_millis(-IDEMPOTENCY_MILLIS), limit])?;
-    Ok(sessions + events + calls)
+    let deliveries = webhooks::purge(batch, before, limit, now)?;
+    Ok(sessions + events + calls + deliveries)
 }
 
 pub(super) fn create_key(batch: &Batch<'_>, key: &KeyRecord) -> rusqlite::Result<()> {

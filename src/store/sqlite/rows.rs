@@ -15,6 +15,7 @@ use crate::session::{
 };
 use crate::store::KeyRecord;
 use crate::user::{UserId, UserSettings};
+use crate::webhook::WebhookId;
 
 /// The columns that [`session`] reads, in its order.
 pub(super) const SESSION_COLUMNS: &str = "id, app, user_id, token_hash, name, is_trusted, user_agent, browser, \
@@ -152,7 +153,7 @@ fn from_str<T: FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
 }
 
-fn parsed<T>(
+pub(super) fn parsed<T>(
     row: &Row<'_>,
     column: usize,
     parse: impl FnOnce(&str) -> Option<T>,
@@ -163,11 +164,15 @@ fn parsed<T>(
     }
 }
 
-fn required<T>(row: &Row<'_>, column: usize, parse: impl FnOnce(&str) -> Option<T>) -> rusqlite::Result<T> {
+pub(super) fn required<T>(
+    row: &Row<'_>,
+    column: usize,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> rusqlite::Result<T> {
     parsed(row, column, parse)?.ok_or_else(|| broken(column))
 }
 
-fn broken(column: usize) -> rusqlite::Error {
+pub(super) fn broken(column: usize) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, "not a value this program writes".into())
 }
 
@@ -213,3 +218,4 @@ blob_newtype!(KeyId);
 blob_newtype!(SecretHash);
 blob_newtype!(Nonce);
 blob_newtype!(Fingerprint);
+blob_newtype!(WebhookId);
