@@ -29,8 +29,10 @@ use ipnet::IpNet;
 use self::layers::{Layers, key_path};
 use self::mistake::shown_key;
 pub use self::mistake::{ConfigError, Mistake, Source};
+use crate::event::EventKind;
 use crate::session::{AppName, OnLimit, OnTokenReuse, Timeouts};
 use crate::user::Tiers;
+use crate::webhook::{Reach, SigningSecret, WebhookUrl};
 
 /// The lowest layer.
 const DEFAULTS: &str = include_str!("../config.toml");
@@ -54,6 +56,8 @@ pub struct Config {
     pub ops: OpsConfig,
     /// The apps; `default` is always among them.
     pub apps: BTreeMap<AppName, AppConfig>,
+    /// Where events are sent.
+    pub webhooks: WebhooksConfig,
 }
 
 /// `[server]`: how HTTP is served.
@@ -193,6 +197,39 @@ impl CookieProfile {
             Self::Host => "host",
             Self::Shared => "shared",
             Self::Loopback => "loopback",
+        }
+    }
+}
+
+/// `[webhooks]`: where events are sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhooksConfig {
+    /// Whether they may lead to addresses that are not public (no).
+    pub allow_private: bool,
+    /// Those that the configuration makes, by name (none).
+    pub named: BTreeMap<String, WebhookConfig>,
+}
+
+/// `[webhooks.NAME]`: one webhook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookConfig {
+    /// The app whose events it gets (`default`).
+    pub app: AppName,
+    /// Where it leads.
+    pub url: WebhookUrl,
+    /// Which events it gets; empty (the default) is all.
+    pub types: Vec<EventKind>,
+    /// What it signs with.
+    pub secret: SigningSecret,
+}
+
+impl WebhooksConfig {
+    /// Where webhooks may lead.
+    pub fn reach(&self) -> Reach {
+        if self.allow_private {
+            Reach::Everything
+        } else {
+            Reach::Public
         }
     }
 }

@@ -25,6 +25,7 @@ pub mod sessions;
 pub mod sign_ins;
 pub mod unread;
 pub mod users;
+pub mod webhooks;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,6 +41,7 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::manager::SessionManager;
+use crate::observer::webhook::Webhooks;
 use crate::session::{AppName, SessionId};
 use auth::{Plane, StateData};
 use events::Streams;
@@ -54,6 +56,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub struct State {
     /// Everything about sessions.
     pub manager: Arc<SessionManager>,
+    /// Where events are sent.
+    pub webhooks: Arc<Webhooks>,
     /// Which listener this is for.
     pub plane: Plane,
     /// Whether this is `sessiond dev`.
@@ -74,9 +78,16 @@ pub struct State {
 
 impl State {
     /// The state for one listener.
-    pub fn new(manager: Arc<SessionManager>, config: &Config, plane: Plane, is_dev: bool) -> Self {
+    pub fn new(
+        manager: Arc<SessionManager>,
+        webhooks: Arc<Webhooks>,
+        config: &Config,
+        plane: Plane,
+        is_dev: bool,
+    ) -> Self {
         Self {
             manager,
+            webhooks,
             plane,
             is_dev,
             openapi: openapi::document(&config.server.base_path),
@@ -211,6 +222,29 @@ fn service_plane(config: &mut web::ServiceConfig) {
             .route(web::get().to(users::list_user_sessions))
             .route(web::delete().to(users::revoke_user_sessions)),
     );
+    config.service(
+        at("/v1/webhooks", "GET, POST")
+            .route(web::get().to(webhooks::list_webhooks))
+            .route(web::post().to(webhooks::create_webhook)),
+    );
+    config.service(
+        at("/v1/webhooks/{id}", "GET, PATCH, DELETE")
+            .route(web::get().to(webhooks::get_webhook))
+            .route(web::patch().to(webhooks::update_webhook))
+            .route(web::delete().to(webhooks::delete_webhook)),
+    );
+    config.service(at("/v1/webhooks/{id}/test", "POST").route(web::post().to(webhooks::test_webhook)));
+    config.service(
+        at("/v1/webhooks/{id}/rotate-secret", "POST").route(web::post().to(webhooks::rotate_webhook_secret)),
+    );
+    config.service(
+        at("/v1/webhooks/{id}/deliveries", "GET").route(web::get().to(webhooks::list_webhook_deliveries)),
+    );
+    config.service(
+        at("/v1/webhooks/{id}/deliveries/{event_id}/replay", "POST")
+            .route(web::post().to(webhooks::replay_webhook_delivery)),
+    );
+    config.service(at("/v1/webhooks/{id}/replay", "POST").route(web::post().to(webhooks::replay_webhook)));
     config.service(at("/v1/events", "GET").route(web::get().to(events::list_events)));
 }
 

@@ -30,6 +30,10 @@ pub struct Metrics {
     pub sessions_ended: Family<[(&'static str, &'static str); 1], Counter>,
     /// Live streams of events that are open.
     pub event_streams: Gauge,
+    /// Attempts of webhooks' deliveries, by result: delivered, retried, failed or disabled.
+    pub webhook_deliveries: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Deliveries of webhooks that are not done.
+    pub webhook_deliveries_pending: Gauge,
     /// Requests answered, by operation and status.
     pub http_requests: Family<[(&'static str, String); 2], Counter>,
     /// Seconds from a request's head to its answer's head.
@@ -71,6 +75,8 @@ impl Metrics {
             touches_dropped: Counter::default(),
             sessions_ended: Family::default(),
             event_streams: Gauge::default(),
+            webhook_deliveries: Family::default(),
+            webhook_deliveries_pending: Gauge::default(),
             http_requests: Family::default(),
             http_request_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
             registry: Registry::default(),
@@ -136,6 +142,16 @@ impl Metrics {
             "event_streams",
             "Live streams of events that are open",
             metrics.event_streams.clone(),
+        );
+        r.register(
+            "webhook_deliveries",
+            "Attempts of webhooks' deliveries, by result",
+            metrics.webhook_deliveries.clone(),
+        );
+        r.register(
+            "webhook_deliveries_pending",
+            "Deliveries of webhooks that are not done",
+            metrics.webhook_deliveries_pending.clone(),
         );
         r.register(
             "http_requests",

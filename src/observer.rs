@@ -7,6 +7,8 @@
 //!
 //! [`Feed::subscribe`] calls a function for each event, on a thread of its own. `examples/observe.rs` prints them.
 
+pub mod webhook;
+
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

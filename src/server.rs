@@ -28,10 +28,12 @@ use crate::http::{self, State};
 use crate::key_file::{self, KeyFileError};
 use crate::manager::SessionManager;
 use crate::metrics::Metrics;
+use crate::observer::webhook::{Parts, Webhooks};
 use crate::session::ServerKey;
 use crate::store::SessionStore;
 use crate::store::sqlite::{OpenError, SqliteOptions, SqliteStore};
 use crate::sweeper;
+use crate::webhook::Sealer;
 
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -174,6 +176,7 @@ pub struct Server {
     config: Config,
     mode: Mode,
     manager: Arc<SessionManager>,
+    webhooks: Arc<Webhooks>,
     listener: Option<(TcpListener, SocketAddr)>,
     socket: OperatorSocket,
     lock: DatabaseLock,
@@ -201,7 +204,8 @@ impl Server {
             read_pool: config.database.read_pool,
             queue_len_max: config.database.queue_len_max,
         };
-        let store: Arc<dyn SessionStore> = Arc::new(SqliteStore::open(&options)?);
+        let sqlite = Arc::new(SqliteStore::open(&options)?);
+        let store = Arc::clone(&sqlite) as Arc<dyn SessionStore>;
         let key = match key {
             Some(key) => key,
             None => make_key(&key_file, is_new)?,
@@ -216,13 +220,35 @@ impl Server {
             );
         }
         let metrics = Arc::new(Metrics::new());
-        let manager = SessionManager::new(store, &config, clock, key, locator, metrics).await?;
-        let manager = Arc::new(manager);
+        let sealer = Sealer::new(&key);
+        let manager = SessionManager::new(
+            Arc::clone(&store),
+            &config,
+            Arc::clone(&clock),
+            key,
+            locator,
+            Arc::clone(&metrics),
+        );
+        let manager = Arc::new(manager.await?);
+        let webhooks = Webhooks::new(Parts {
+            store: sqlite,
+            events: store,
+            feed: Arc::clone(manager.feed()),
+            clock,
+            metrics,
+            sealer,
+            reach: config.webhooks.reach(),
+        });
+        // A command may be given another configuration than the server, and is not the place to change what that names.
+        if mode != Mode::OperatorOnly {
+            webhooks.apply(&config.webhooks.named).await?;
+        }
         let socket = OperatorSocket::bind(&database)?;
         Ok(Self {
             config,
             mode,
             manager,
+            webhooks,
             listener,
             socket,
             lock,
@@ -245,24 +271,34 @@ impl Server {
             config,
             mode,
             manager,
+            webhooks,
             listener,
             socket,
             lock,
         } = self;
+        let state = |plane, is_dev| {
+            let (manager, webhooks) = (Arc::clone(&manager), Arc::clone(&webhooks));
+            State::new(manager, webhooks, &config, plane, is_dev)
+        };
         let public = match listener {
             Some((listener, _)) => {
-                let state = State::new(Arc::clone(&manager), &config, Plane::Public, mode == Mode::Dev);
+                let state = state(Plane::Public, mode == Mode::Dev);
                 Some(start_http(&config, Listener::Tcp(listener), state).map_err(StartError::Http)?)
             }
             None => None,
         };
-        let state = State::new(Arc::clone(&manager), &config, Plane::Operator, false);
+        let state = state(Plane::Operator, false);
         let operator =
             start_http(&config, Listener::Unix(socket.listener), state).map_err(StartError::Http)?;
         let (public, operator) = (public.map(Running::start), Running::start(operator));
         let (stop_sweeper, sweeper_stop) = watch::channel(false);
         let every = Duration::from_millis(config.sessions.flush_interval_ms);
         let sweeper = tokio::spawn(sweeper::run(Arc::clone(&manager), every, sweeper_stop));
+        let (stop_webhooks, webhooks_stop) = watch::channel(false);
+        let grace = Duration::from_secs(config.server.shutdown_grace_secs);
+        // A command looks at webhooks and changes them; deliveries are for the server.
+        let deliveries = (mode != Mode::OperatorOnly)
+            .then(|| tokio::spawn(Arc::clone(&webhooks).run(webhooks_stop, grace)));
 
         stop.await;
 
@@ -274,7 +310,15 @@ impl Server {
                 public.stop().await;
             }
         };
-        tokio::join!(stop_public, operator.stop());
+        let stop_deliveries = async {
+            drop(stop_webhooks);
+            if let Some(deliveries) = deliveries
+                && deliveries.await.is_err()
+            {
+                log::error!("the deliveries of webhooks had failed before the server stopped");
+            }
+        };
+        tokio::join!(stop_public, operator.stop(), stop_deliveries);
         drop(stop_sweeper);
         if sweeper.await.is_err() {
             log::error!("the regular work had failed before the server stopped");
@@ -296,7 +340,8 @@ fn make_key(path: &Path, is_new: bool) -> Result<ServerKey, KeyFileError> {
     let key = key_file::load_or_make(path)?;
     if !is_new {
         log::warn!(
-            "there was no key file {}, and a new one was made: tokens that are being renewed right now are renewed anew",
+            "there was no key file {}, and a new one was made: tokens that are being renewed right now are renewed \
+             anew, and webhooks need another secret",
             path.display()
         );
     }

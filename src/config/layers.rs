@@ -222,7 +222,7 @@ impl Layers {
     }
 
     /// Where the person wrote the innermost table that leads to a path, at most out to the one of an app.
-    fn source_of(&self, path: &[String]) -> Source {
+    pub(super) fn source_of(&self, path: &[String]) -> Source {
         let table = |len| {
             let path = &path[..len];
             let empty = || Some(&self.entries.get(path)?.last()?.source);

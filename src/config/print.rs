@@ -3,12 +3,12 @@
 use std::fmt::Display;
 
 use super::read::UNLIMITED;
-use super::{AppConfig, Config, texts};
+use super::{AppConfig, Config, WebhookConfig, texts};
 use crate::user::SESSIONS_PER_USER_MAX;
 
 impl Config {
-    /// The configuration as a file that says the same: read back, it is equal to this one. No key is a secret today,
-    /// except that a `sign_in_url` may contain a user and password, which are left out.
+    /// The configuration as a file that says the same: read back, it is equal to this one, but for what is left out as it
+    /// may be a secret: a user and password in a `sign_in_url`, and the secrets of webhooks.
     pub fn to_toml(&self) -> String {
         let mut text = Printer(String::new());
         text.section("server");
@@ -52,6 +52,11 @@ impl Config {
         text.key("allow", list(&self.ops.allow));
         for (name, app) in &self.apps {
             text.app(name.as_str(), app);
+        }
+        text.section("webhooks");
+        text.key("allow_private", self.webhooks.allow_private);
+        for (name, webhook) in &self.webhooks.named {
+            text.webhook(name, webhook);
         }
         text.0
     }
@@ -101,6 +106,15 @@ impl Printer {
         self.key("profile", quoted(app.cookie.profile.as_str()));
         self.key("name_suffix", quoted(&app.cookie.name_suffix));
         self.optional_key("domain", app.cookie.domain.as_ref().map(quoted));
+    }
+
+    fn webhook(&mut self, name: &str, webhook: &WebhookConfig) {
+        self.section(&format!("webhooks.{name}"));
+        self.key("app", quoted(&webhook.app));
+        self.key("url", quoted(webhook.url.as_str()));
+        let types: Vec<&str> = webhook.types.iter().map(|kind| kind.as_str()).collect();
+        self.key("types", list(&types));
+        self.0.push_str("# secret is set, and not shown\n");
     }
 }
 

@@ -7,10 +7,12 @@ use super::CookieProfile::{Host, Loopback, Shared};
 use super::layers::{KeyPath, Layers, key_path};
 use super::{
     AppConfig, CacheConfig, Config, CookieConfig, DatabaseConfig, LocationConfig, OpsConfig, ServerConfig,
-    SessionsConfig, texts,
+    SessionsConfig, WebhookConfig, WebhooksConfig, texts,
 };
+use crate::event::EventKind;
 use crate::session::{AppName, OnLimit, OnTokenReuse};
 use crate::user::{SESSIONS_PER_USER_MAX, Tiers};
+use crate::webhook::{Reach, SigningSecret, WebhookUrl, is_webhook_name};
 
 const DAY_SECS: i64 = 24 * 60 * 60;
 /// Browsers keep no cookie for longer than 400 days (RFC 6265bis), so no session can live longer.
@@ -43,6 +45,8 @@ const ANONYMOUS_PER_HOUR: RangeInclusive<i64> = 1..=10_000;
 const UNSIGNED_SESSIONS: RangeInclusive<i64> = 1..=10_000_000;
 /// What a user can have at all.
 const TIER_LIMIT: RangeInclusive<i64> = 0..=SESSIONS_PER_USER_MAX as i64;
+/// The key beside the names of webhooks.
+const ALLOW_PRIVATE: &str = "allow_private";
 /// What stands for the most sessions that a user can have.
 pub(super) const UNLIMITED: &str = "unlimited";
 
@@ -87,6 +91,7 @@ impl Config {
             allow: section.list("allow", texts::NETWORK_RULE, texts::network),
         };
         let apps = read_apps(layers);
+        let webhooks = read_webhooks(layers, &apps);
         check_key_file(layers, &server, &database);
         check_retention(layers, sessions.retention_secs, &apps);
         check_touch_interval(layers, sessions.touch_interval_secs, &apps);
@@ -101,6 +106,7 @@ impl Config {
             location,
             ops,
             apps,
+            webhooks,
         }
     }
 }
@@ -211,6 +217,61 @@ fn check_anonymous_timeout(layers: &mut Layers, name: &str, app: &AppConfig, def
             message,
         );
     }
+}
+
+/// A webhook is left out of which something is wrong or missing, as its mistakes are told.
+fn read_webhooks(layers: &mut Layers, apps: &BTreeMap<AppName, AppConfig>) -> WebhooksConfig {
+    let mut config = WebhooksConfig {
+        allow_private: layers.section(&["webhooks"]).boolean(ALLOW_PRIVATE),
+        named: BTreeMap::new(),
+    };
+    let reach = config.reach();
+    let mut names = layers.names_in("webhooks");
+    names.remove(ALLOW_PRIVATE);
+    for (name, source) in &names {
+        if is_webhook_name(name) {
+            let webhook = read_webhook(layers, name, reach, apps);
+            config
+                .named
+                .extend(webhook.map(|webhook| (name.clone(), webhook)));
+        } else {
+            layers.refuse_name(&["webhooks", name], source, texts::WEBHOOK_NAME_RULE);
+        }
+    }
+    config
+}
+
+fn read_webhook(
+    layers: &mut Layers,
+    name: &str,
+    reach: Reach,
+    apps: &BTreeMap<AppName, AppConfig>,
+) -> Option<WebhookConfig> {
+    let mut section = layers.section(&["webhooks", name]);
+    let app = section.optional_text(
+        "app",
+        "must be an app that has a section, or \"default\"",
+        |text| AppName::parse(text).filter(|app| apps.contains_key(app)),
+    );
+    // A URL may contain what only its receiver should know, so that it is not repeated.
+    let rule_of = |text: &str| WebhookUrl::parse(text, reach).err();
+    let url = section.private_text("url", rule_of, |text| WebhookUrl::parse(text, reach).ok());
+    let types = section.list("types", texts::EVENT_RULE, EventKind::parse);
+    let secret = section.private_text(
+        "secret",
+        |text| {
+            SigningSecret::parse(text)
+                .is_none()
+                .then_some(SigningSecret::RULE)
+        },
+        SigningSecret::parse,
+    );
+    Some(WebhookConfig {
+        app: app.unwrap_or_else(AppName::default_app),
+        url: url?,
+        types,
+        secret: secret?,
+    })
 }
 
 fn app_key(app: &str, keys: &[&str]) -> KeyPath {

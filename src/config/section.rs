@@ -91,6 +91,34 @@ impl Section<'_> {
         self.read(key, rule, |value| parse(&value.text()?))
     }
 
+    /// A text that must be there and is told to nobody. `rule` says what a wrong one breaks.
+    pub(super) fn private_text<T>(
+        &mut self,
+        key: &str,
+        rule: impl Fn(&str) -> Option<&'static str>,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        let path = self.path(key);
+        let entries = self.entries(key);
+        if entries.is_empty() {
+            let source = self.layers.source_of(&path);
+            self.refuse(&path, &source, "must be given".to_owned());
+        }
+        let mut good = None;
+        for entry in entries {
+            let text = entry.value.text();
+            match text.as_deref().and_then(&parse) {
+                Some(value) => good = Some(value),
+                None => {
+                    let broken = text.as_deref().and_then(&rule);
+                    let message = broken.unwrap_or("must be a text").to_owned();
+                    self.refuse(&path, &entry.source, message);
+                }
+            }
+        }
+        good
+    }
+
     /// A list of texts that `parse` takes. Every wrong one is told.
     pub(super) fn list<T>(&mut self, key: &str, rule: &str, parse: impl Fn(&str) -> Option<T>) -> Vec<T> {
         let path = self.path(key);

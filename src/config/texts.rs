@@ -167,6 +167,11 @@ pub(super) fn is_tier_name(text: &str) -> bool {
     (1..=TIER_NAME_LEN_MAX).contains(&text.len()) && text.bytes().all(is_name_byte)
 }
 
+pub(super) const WEBHOOK_NAME_RULE: &str = "the name of a webhook must be 1 to 63 lower-case letters, digits, \"-\" and \
+                                            \"_\", beginning with a letter or digit";
+
+pub(super) const EVENT_RULE: &str = "must be the name of an event like \"session.created\"";
+
 fn is_name_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b == b'-' || b == b'_'
 }

@@ -10,7 +10,9 @@ use utoipa::{Modify, OpenApi};
 
 use super::auth::StateData;
 use super::problem::Code;
-use super::{client_sessions, events, identities, me, ops, session, session_data, sessions, sign_ins, users};
+use super::{
+    client_sessions, events, identities, me, ops, session, session_data, sessions, sign_ins, users, webhooks,
+};
 
 /// Every operation that applications and people use; the operator's own are the command line's matter.
 #[derive(OpenApi)]
@@ -49,6 +51,16 @@ use super::{client_sessions, events, identities, me, ops, session, session_data,
         session::renew_token,
         session::sign_out,
         events::list_events,
+        webhooks::create_webhook,
+        webhooks::list_webhooks,
+        webhooks::get_webhook,
+        webhooks::update_webhook,
+        webhooks::delete_webhook,
+        webhooks::test_webhook,
+        webhooks::rotate_webhook_secret,
+        webhooks::list_webhook_deliveries,
+        webhooks::replay_webhook_delivery,
+        webhooks::replay_webhook,
         me::start_own_session,
         me::list_own_sessions,
         me::revoke_own_sessions,

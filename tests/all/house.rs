@@ -17,7 +17,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("address", &[]),
     ("webhook", &["address", "session", "clock"]),
     ("key_file", &["session"]),
-    ("config", &["session", "user"]),
+    ("config", &["session", "user", "event", "webhook"]),
     // What the manager is made of. None of these knows another.
     ("cache", &["session", "clock", "metrics"]),
     ("touch", &["session", "clock"]),
@@ -30,6 +30,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "observer",
         &["session", "user", "event", "error", "clock", "store"],
     ),
+    // It sends what others wait for, makes what the configuration names, and counts.
+    ("observer::webhook", &["config", "metrics", "webhook"]),
     (
         "manager",
         &[
@@ -44,6 +46,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "http",
         &[
             "manager", "session", "user", "data", "event", "error", "clock", "config", "store", "observer",
+            "webhook",
         ],
     ),
     // The holder of a token is the copy in the cache: a hit copies no session.
@@ -66,6 +69,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "sweeper",
             "http",
             "metrics",
+            "observer",
+            "webhook",
             "store::sqlite",
         ],
     ),
@@ -94,6 +99,9 @@ const CRATES_OF: &[(&str, &[&str])] = &[
     ("reqwest", &["cli"]),
     ("futures_util", &["http"]),
     ("socket2", &["server"]),
+    ("hyper", &["observer::webhook::client"]),
+    ("hyper_util", &["observer::webhook::client"]),
+    ("rustls", &["observer::webhook::client"]),
     ("toml", &["config"]),
     ("lru", &["cache"]),
     ("hmac", &["session", "webhook"]),
@@ -108,7 +116,7 @@ const CRATES_OF: &[(&str, &[&str])] = &[
     ("Utc", &["clock"]),
     ("Local", &[]),
     ("chrono", &["clock"]),
-    ("Instant", &["http", "store::sqlite::writer"]),
+    ("Instant", &["http", "store::sqlite::writer", "observer::webhook"]),
 ];
 
 // What the files are.
