@@ -50,13 +50,13 @@ impl Config {
         );
         text.section("ops");
         text.key("allow", list(&self.ops.allow));
-        for (name, app) in &self.apps {
-            text.app(name.as_str(), app);
-        }
         text.section("webhooks");
         text.key("allow_private", self.webhooks.allow_private);
         for (name, webhook) in &self.webhooks.named {
             text.webhook(name, webhook);
+        }
+        for (name, app) in &self.apps {
+            text.app(name.as_str(), app);
         }
         text.0
     }
@@ -114,7 +114,7 @@ impl Printer {
         self.key("url", quoted(webhook.url.as_str()));
         let types: Vec<&str> = webhook.types.iter().map(|kind| kind.as_str()).collect();
         self.key("types", list(&types));
-        self.0.push_str("# secret is set, and not shown\n");
+        self.0.push_str("# secret: not shown\n");
     }
 }
 

@@ -2,8 +2,8 @@
 //! and in the order in which they happened to a session.
 //!
 //! [`Webhooks`] makes, changes and lists them, and [`Webhooks::run`] delivers: a task for each (`delivery`), with a bound of
-//! its own, and one over all. Whoever does not answer waits in turn with others of that kind, and takes no more than half
-//! of the places, so that many dead receivers do not delay the living. What is to be sent and how it went is in the store
+//! its own, and one over all. Whoever did not answer the last time, or has yet to answer for the first, waits in turn with
+//! others of that kind, and those take no more than half of the places, so that many dead receivers do not delay the living. What is to be sent and how it went is in the store
 //! ([`crate::store::webhooks`]); nothing here is lost with the process.
 //!
 //! Those that the configuration names are made, changed and deleted at the start of a server ([`Webhooks::apply`]), and by
@@ -40,7 +40,7 @@ use crate::webhook::{
 
 /// Attempts of all webhooks at once: some sockets, and a batch of the writer's when they end together.
 const PLACES: usize = 32;
-/// Those of them that receivers may take which did not answer the last time.
+/// Those of them that receivers may take which did not answer the last time, or never did yet.
 const PLACES_OF_SILENT: usize = PLACES / 2;
 /// Tests at once; they wait for nobody's deliveries, and nobody's wait for them.
 const TESTS_MAX: usize = 4;
@@ -495,7 +495,7 @@ impl Webhooks {
                 Ok(all) => {
                     for webhook in all {
                         if running.values().all(|id| *id != webhook.id) {
-                            let line = Line::new(Arc::clone(&self), webhook.id);
+                            let line = Line::new(Arc::clone(&self), &webhook);
                             running.insert(lines.spawn(line.run(stop.clone())).id(), webhook.id);
                         }
                     }

@@ -858,7 +858,6 @@ async fn unknown_path_is_404() {
         "/v1/client-sessions/7/data".to_owned(),
         "/v1/client-sessions".to_owned(),
         "/v1/client-sessions/".to_owned(),
-        "/v1/webhooks".to_owned(),
         "/v1/keys".to_owned(),
         format!("/v1/keys/{id}"),
         "/static/".to_owned(),

@@ -82,6 +82,9 @@ fn annotated_with_optional_keys() -> String {
         .replace("profile = \"host\"", "profile = \"shared\"")
 }
 
+/// A secret of a webhook, as the annotated file and the one below have it.
+const SECRET: &str = "whsec_c2Vzc2lvbmQtZXhhbXBsZS1kby1ub3QtdXNlLXRoaXM=";
+
 /// A file that sets every key to something else than its default.
 const EVERYTHING: &str = r#"
     [server]
@@ -112,6 +115,13 @@ const EVERYTHING: &str = r#"
     database = "city.mmdb"
     [ops]
     allow = ["192.0.2.0/24"]
+    [webhooks]
+    allow_private = true
+    [webhooks.stock]
+    app = "shop"
+    url = "http://10.0.0.7:8080/events?a=b"
+    types = ["session.created", "user.blocked"]
+    secret = "whsec_c2Vzc2lvbmQtZXhhbXBsZS1kby1ub3QtdXNlLXRoaXM="
     [apps.default]
     sign_in_url = "/sign-in"
     reauthenticate_within_secs = 12
@@ -980,7 +990,11 @@ fn printed_configuration_reads_back_equal() {
         "apps.default = { idle_timeout_secs = 20, absolute_timeout_secs = 20 }",
     ] {
         let config = load(text);
-        assert_eq!(load(&config.to_toml()), config, "{text}");
+        // But for secrets, which are not printed.
+        let printed = config
+            .to_toml()
+            .replace("# secret: not shown", &format!("secret = {SECRET:?}"));
+        assert_eq!(load(&printed), config, "{text}");
     }
     assert_ne!(load(EVERYTHING), defaults());
 }
@@ -1004,5 +1018,88 @@ fn every_printed_key_is_in_the_annotated_file_in_the_same_order() {
             .collect()
     };
     let annotated = annotated_with_optional_keys();
-    assert_eq!(keys(&load(&annotated).to_toml()), keys(&annotated));
+    let mut written = keys(&annotated);
+    written.retain(|key| key != "secret");
+    assert_eq!(keys(&load(&annotated).to_toml()), written);
+}
+
+#[test]
+fn webhooks_have_a_name_an_app_a_url_types_and_a_secret() {
+    let config = load(EVERYTHING);
+    let webhook = &config.webhooks.named["stock"];
+    assert!(config.webhooks.allow_private);
+    assert_eq!(
+        (&webhook.app, webhook.url.as_str()),
+        (&app("shop"), "http://10.0.0.7:8080/events?a=b")
+    );
+    let types: Vec<&str> = webhook.types.iter().map(|kind| kind.as_str()).collect();
+    assert_eq!(types, ["session.created", "user.blocked"]);
+    assert_eq!(webhook.secret.reveal(), SECRET);
+
+    let text = format!("[webhooks.few]\nurl = \"https://hooks.example.com/\"\nsecret = {SECRET:?}");
+    let webhook = load(&text).webhooks.named.remove("few").expect("it is there");
+    assert_eq!((webhook.app, webhook.types), (AppName::default_app(), Vec::new()));
+}
+
+#[test]
+fn secret_of_a_webhook_can_come_from_the_environment() {
+    let config = load_with(&[
+        ("SESSIOND_WEBHOOKS__SHOP__URL", "https://hooks.example.com/"),
+        ("SESSIOND_WEBHOOKS__SHOP__SECRET", SECRET),
+    ]);
+    assert_eq!(config.webhooks.named["shop"].secret.reveal(), SECRET);
+}
+
+#[test]
+fn every_mistake_about_a_webhook_is_told_and_no_secret_is() {
+    let told = mistakes(
+        r#"
+        [webhooks]
+        allow_private = "maybe"
+        [webhooks.one]
+        app = "nobody"
+        url = "https://user:confidential@hooks.example.com/"
+        types = ["session.forgotten"]
+        secret = "whsec_Y29uZmlkZW50aWFs"
+        [webhooks.two]
+        secret = 7
+        colour = "red"
+        [webhooks.Three]
+        url = "https://hooks.example.com/"
+        [webhooks.four]
+        url = "http://127.0.0.1:8080/confidential"
+        secret = "confidential"
+        "#,
+    );
+    let parts = [
+        "[webhooks] allow_private: must be true or false",
+        "[webhooks.one] app: must be an app that has a section",
+        "[webhooks.one] url: must be an https or http URL",
+        "[webhooks.one] types: every entry must be the name of an event",
+        "[webhooks.one] secret: must be whsec_ and 24 to 64 random bytes in base64",
+        "[webhooks.two] url: must be given",
+        "[webhooks.two] secret: must be",
+        "[webhooks.two] colour: there is no such key",
+        "[webhooks.Three]: the name of a webhook must be",
+        "[webhooks.four] url: leads to an address that is not public",
+        "[webhooks.four] secret: must be whsec_",
+    ];
+    for part in parts {
+        assert!(told.iter().any(|line| line.contains(part)), "{part}\n{told:#?}");
+    }
+    assert_eq!(told.len(), parts.len(), "{told:#?}");
+    for line in told {
+        assert!(
+            !line.contains("confidential") && !line.contains("Y29uZmlkZW50aWFs"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn printed_configuration_has_no_secret_of_a_webhook() {
+    let config = load(EVERYTHING);
+    for text in [config.to_toml(), format!("{config:?}")] {
+        assert!(!text.contains(&SECRET[6..]), "{text}");
+    }
 }

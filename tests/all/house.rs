@@ -106,7 +106,6 @@ const CRATES_OF: &[(&str, &[&str])] = &[
     ("lru", &["cache"]),
     ("hmac", &["session", "webhook"]),
     ("chacha20poly1305", &["webhook"]),
-    ("url", &["webhook"]),
     ("woothee", &["enrich"]),
     ("maxminddb", &["enrich"]),
     ("env_logger", &["telemetry"]),

@@ -8,6 +8,8 @@ mod harness;
 #[allow(dead_code)]
 mod process;
 #[allow(dead_code)]
+mod receiver;
+#[allow(dead_code)]
 mod stores;
 #[allow(dead_code)]
 mod support;
@@ -53,3 +55,4 @@ mod tokens;
 mod unwritten;
 mod users_and_lists;
 mod visitors;
+mod webhooks;

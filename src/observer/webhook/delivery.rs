@@ -21,13 +21,16 @@ use crate::clock::{Clock, Timestamp};
 use crate::error::Error;
 use crate::event::{EventKind, RecordedEvent};
 use crate::observer::{EventFilter, FollowError, Follower};
-use crate::store::webhooks::{Attempted, Delivery, LastAttempt, NewDelivery, Verdict, WebhookState};
+use crate::store::webhooks::{
+    Attempted, Delivery, LastAttempt, NewDelivery, Verdict, WebhookRecord, WebhookState,
+};
 use crate::store::{About, EventList, EventsFrom};
 use crate::webhook::{FailedAttempt, WebhookId, next_attempt, retry_after_millis};
 
 /// Attempts of one webhook at once: a receiver answers within some 100 ms, so that these are some 40 events a second.
 pub(super) const ATTEMPTS_MAX: usize = 4;
-/// The same for one whose latest attempt was not answered at all. Such ones take long, and places from others.
+/// The same for one whose latest attempt was not answered at all, or that was never attempted. Such ones may take long, and
+/// places from others.
 const ATTEMPTS_OF_SILENT_MAX: usize = 1;
 /// Pending deliveries of one webhook; further events wait where they are.
 const PENDING_MAX: u64 = 1_000;
@@ -54,7 +57,7 @@ pub(super) struct Line {
     attempts: JoinSet<String>,
     /// The subjects of the attempts under way.
     subjects: HashSet<String>,
-    /// Whether the latest attempt had no answer at all.
+    /// Whether the latest attempt had no answer at all, or there was none.
     is_silent: Arc<AtomicBool>,
     /// What this one has added to the gauge.
     pending_shown: i64,
@@ -70,17 +73,19 @@ enum Next {
 }
 
 impl Line {
-    pub(super) fn new(webhooks: Arc<Webhooks>, id: WebhookId) -> Self {
+    pub(super) fn new(webhooks: Arc<Webhooks>, webhook: &WebhookRecord) -> Self {
+        let last = webhook.last_attempt.as_ref();
+        let is_silent = last.is_none_or(|attempt| attempt.status.is_none());
         Self {
             webhooks,
-            id,
+            id: webhook.id,
             follower: None,
             fetched: VecDeque::new(),
             ready: VecDeque::new(),
             next_at: None,
             attempts: JoinSet::new(),
             subjects: HashSet::new(),
-            is_silent: Arc::default(),
+            is_silent: Arc::new(AtomicBool::new(is_silent)),
             pending_shown: 0,
         }
     }
