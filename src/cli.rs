@@ -7,6 +7,7 @@
 mod dev;
 mod events;
 mod operator;
+mod webhooks;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -69,6 +70,9 @@ enum What {
     Users(Users),
     /// Show what happened, and what happens
     Events(events::Events),
+    /// Make webhooks, look after them and send events again
+    #[command(subcommand)]
+    Webhooks(webhooks::Webhooks),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -196,6 +200,8 @@ enum Failure {
         "`sessiond dev` listens on loopback addresses only, not on {0}; to serve others: `sessiond serve`"
     )]
     NotLoopback(SocketAddr),
+    #[error("the test message was not taken")]
+    WebhookTest,
     #[error("cannot start: {0}")]
     Io(#[from] std::io::Error),
 }
@@ -204,7 +210,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::NotLoopback(_) => 2,
-            Self::Start(_) | Self::Operator(_) | Self::Manager(_) | Self::Io(_) => 1,
+            Self::Start(_) | Self::Operator(_) | Self::Manager(_) | Self::WebhookTest | Self::Io(_) => 1,
         }
     }
 }
@@ -258,6 +264,11 @@ impl Command {
                     .await
             }
             What::Events(command) => {
+                command
+                    .run(&Operator::reach(self.common.load(None)?).await?)
+                    .await
+            }
+            What::Webhooks(command) => {
                 command
                     .run(&Operator::reach(self.common.load(None)?).await?)
                     .await

@@ -56,3 +56,4 @@ mod unwritten;
 mod users_and_lists;
 mod visitors;
 mod webhooks;
+mod webhooks_of_the_binary;

@@ -361,7 +361,11 @@ async fn receiver_s_retry_after_is_kept() {
 
 #[tokio::test]
 async fn silent_receiver_does_not_delay_another() {
-    let server = server().await;
+    let server = TestServer::start_with(|config| {
+        config.webhooks.allow_private = true;
+        config.server.shutdown_grace_secs = 0;
+    })
+    .await;
     let silent = Receiver::answering(|_| Answer::Never).await;
     let mut good = Receiver::start().await;
     let mut silent_ids = Vec::new();
