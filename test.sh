@@ -10,6 +10,10 @@ export RUSTDOCFLAGS="-D warnings"
 MODULES=tests/browser/node_modules
 LOCK=tests/browser/package-lock.json
 INSTALLED="$MODULES/.installed-package-lock.json"
+# The library that verifies what webhooks sign, and what it is installed in.
+PYTHON=target/python
+REQUIREMENTS=tests/python/requirements.txt
+PYTHON_INSTALLED="$PYTHON/installed-requirements.txt"
 
 step=
 skipped=()
@@ -54,6 +58,11 @@ cmp --quiet "$LOCK" "$INSTALLED" || is_outdated=true
 if $is_outdated && ! has npm; then
     missing+=(nodejs npm)
 fi
+is_python_outdated=false
+cmp --quiet "$REQUIREMENTS" "$PYTHON_INSTALLED" || is_python_outdated=true
+if $is_python_outdated && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    missing+=(python3 python3-venv)
+fi
 if ((${#missing[@]})); then
     install_packages "${missing[@]}"
 fi
@@ -61,7 +70,12 @@ if $is_outdated; then
     (cd tests/browser && run npm ci --ignore-scripts --no-audit --no-fund)
     cp "$LOCK" "$INSTALLED"
 fi
-echo "Browser, driver and axe-core are there."
+if $is_python_outdated; then
+    run python3 -m venv --clear "$PYTHON"
+    run "$PYTHON/bin/pip" install --quiet --disable-pip-version-check --require-hashes --requirement "$REQUIREMENTS"
+    cp "$REQUIREMENTS" "$PYTHON_INSTALLED"
+fi
+echo "Browser, driver, axe-core and the library of Standard Webhooks are there."
 
 begin "Formatting"
 run cargo fmt --check

@@ -20,7 +20,8 @@
 //!
 //! 1. A session that was ended before an answer was sent is refused by every check that starts after that answer.
 //! 2. What was acknowledged is on disk.
-//! 3. In the database are only hashes of secrets; none is ever logged. The server's own key is in a file beside it.
+//! 3. In the database are only hashes of secrets, and secrets of webhooks that the server's own key seals, which is in a file
+//!    beside it; none is ever logged.
 //! 4. One function ends sessions, whatever the reason; each ended row has exactly one ending event.
 //! 5. A user's limit is counted, enforced and inserted against in one transaction.
 //! 6. Eviction from memory, restarts and lost touches can only shorten a session. The clock never goes back.

@@ -74,16 +74,30 @@ struct Places {
 }
 
 impl Places {
-    /// Waits for a place. First among those of its kind: else the silent would hold places while they wait.
-    async fn take(&self, is_silent: bool) -> (Option<SemaphorePermit<'_>>, Option<SemaphorePermit<'_>>) {
-        // Neither is ever closed.
+    /// Waits for a place; `None` when the server stops. First among those of its kind: else the silent would hold places
+    /// while they wait.
+    async fn take(&self, is_silent: bool) -> Option<Place<'_>> {
         let among_silent = if is_silent {
-            self.of_silent.acquire().await.ok()
+            Some(self.of_silent.acquire().await.ok()?)
         } else {
             None
         };
-        (among_silent, self.all.acquire().await.ok())
+        Some(Place {
+            _among_silent: among_silent,
+            _among_all: self.all.acquire().await.ok()?,
+        })
     }
+
+    fn close(&self) {
+        self.all.close();
+        self.of_silent.close();
+    }
+}
+
+/// A place, as long as it lives.
+struct Place<'p> {
+    _among_silent: Option<SemaphorePermit<'p>>,
+    _among_all: SemaphorePermit<'p>,
 }
 
 /// A webhook with its secrets, as far as they can be opened.
@@ -521,6 +535,7 @@ impl Webhooks {
                 },
             }
         }
+        self.places.close();
         let ended = async { while lines.join_next().await.is_some() {} };
         if tokio::time::timeout(grace, ended).await.is_err() {
             log::warn!(
@@ -558,7 +573,7 @@ impl Webhooks {
     }
 }
 
-/// Each kind once, in one order; all of them are none.
+/// Each kind once, in one order.
 fn as_asked(mut types: Vec<EventKind>) -> Vec<EventKind> {
     types.sort_unstable();
     types.dedup();

@@ -6,11 +6,12 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 use crate::harness::PATIENCE;
 
@@ -58,7 +59,7 @@ pub enum Answer {
 type Rule = Box<dyn FnMut(&Received) -> Answer + Send>;
 
 pub struct Receiver {
-    /// `http://127.0.0.1:PORT`
+    /// `http://127.0.0.1:PORT`, or https
     pub base: String,
     rule: Arc<Mutex<Rule>>,
     received: UnboundedReceiver<Received>,
@@ -73,6 +74,19 @@ impl Receiver {
     }
 
     pub async fn answering(rule: impl FnMut(&Received) -> Answer + Send + 'static) -> Self {
+        Self::listening(rule, None).await
+    }
+
+    /// One that takes everything, by TLS; `base` is an https URL then.
+    pub async fn by_tls(tls: TlsAcceptor) -> Self {
+        Self::listening(|_| Answer::Status(204), Some(tls)).await
+    }
+
+    async fn listening(
+        rule: impl FnMut(&Received) -> Answer + Send + 'static,
+        tls: Option<TlsAcceptor>,
+    ) -> Self {
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (told, received) = unbounded_channel();
@@ -82,12 +96,20 @@ impl Receiver {
             let rule = Arc::clone(&rule);
             async move {
                 while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(serve(stream, Arc::clone(&rule), told.clone(), released.clone()));
+                    let (rule, told, released) = (Arc::clone(&rule), told.clone(), released.clone());
+                    match tls.clone() {
+                        None => drop(tokio::spawn(serve(stream, rule, told, released))),
+                        Some(tls) => drop(tokio::spawn(async move {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, rule, told, released).await;
+                            }
+                        })),
+                    }
                 }
             }
         });
         Self {
-            base: format!("http://{address}"),
+            base: format!("{scheme}://{address}"),
             rule,
             received,
             release,
@@ -131,8 +153,8 @@ impl Drop for Receiver {
     }
 }
 
-async fn serve(
-    stream: TcpStream,
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
     rule: Arc<Mutex<Rule>>,
     told: UnboundedSender<Received>,
     mut released: watch::Receiver<bool>,
@@ -162,7 +184,7 @@ async fn serve(
     }
 }
 
-async fn read(stream: &mut BufReader<TcpStream>) -> Option<Received> {
+async fn read<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Option<Received> {
     let mut line = String::new();
     stream.read_line(&mut line).await.ok().filter(|len| *len > 0)?;
     let path = line.split(' ').nth(1)?.to_owned();

@@ -3,12 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use reqwest::Method;
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
 use tempfile::tempdir;
+use tokio_rustls::TlsAcceptor;
 
 use crate::harness::{eventually, open_database};
 use crate::process::{Finished, Process, Served, create_key, names_in, sessiond, text};
@@ -335,4 +341,70 @@ async fn command_line_works_on_webhooks_without_a_server() {
     run(dir.path(), &["webhooks", "add", "ftp://hooks.example.com/"])
         .await
         .failed(1, &["url must be an https or http URL"]);
+}
+
+/// A certificate for localhost, and in PEM the authority that signed it.
+fn certificate() -> (TlsAcceptor, String) {
+    let authority_key = KeyPair::generate().expect("a key");
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_pem = authority.self_signed(&authority_key).expect("signed").pem();
+    let issuer = Issuer::new(authority, authority_key);
+    let key = KeyPair::generate().expect("a key");
+    let leaf = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    let certificate = leaf.signed_by(&key, &issuer).expect("signed");
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .expect("a configuration");
+    (TlsAcceptor::from(Arc::new(config)), authority_pem)
+}
+
+#[tokio::test]
+async fn https_is_spoken_with_receivers_whose_certificate_the_system_trusts_and_no_others() {
+    let dir = tempdir().expect("a directory");
+    let key = create_key(dir.path());
+    let (acceptor, authority) = certificate();
+    let trusted = dir.path().join("trusted.pem");
+    std::fs::write(&trusted, authority).expect("written");
+    let mut receiver = Receiver::by_tls(acceptor).await;
+    let by_name = receiver.base.replace("127.0.0.1", "localhost");
+    let mut start = command(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    start.env("SSL_CERT_FILE", &trusted);
+    let server = Served::start(start);
+    let test = async |server: &Served, id: &str| -> Value {
+        let path = format!("/v1/webhooks/{id}/test");
+        let (status, tested) = server.call(Method::POST, &path, &key, Some(json!({}))).await;
+        assert_eq!(status, 200, "{tested}");
+        tested
+    };
+    let (id, secret) = make(&server, &key, &by_name).await;
+    let tested = test(&server, &id).await;
+    assert_eq!((&tested["status"], &tested["error"]), (&json!(204), &Value::Null));
+    assert_eq!(verify(&secret, &receiver.next().await), Ok(()));
+    let (other_id, _) = make(&server, &key, &receiver.base).await;
+    let tested = test(&server, &other_id).await;
+    assert_eq!(
+        tested["status"],
+        Value::Null,
+        "a certificate for another name: {tested}"
+    );
+    server.stop();
+
+    let mut start = command(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    let (_, other_authority) = certificate();
+    std::fs::write(&trusted, other_authority).expect("written");
+    start.env("SSL_CERT_FILE", &trusted);
+    let server = Served::start(start);
+    let tested = test(&server, &id).await;
+    let error = tested["error"].as_str().expect("a reason");
+    assert!(
+        error.starts_with("cannot connect") && error.contains("certificate"),
+        "{tested}"
+    );
+    assert_eq!(receiver.rest().len(), 0);
+    server.stop();
 }

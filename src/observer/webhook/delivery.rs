@@ -334,7 +334,9 @@ impl Attempt {
     /// Makes it, and writes down how it went; answers the subject, which is free again then.
     async fn make(self) -> String {
         let was_silent = self.is_silent.load(Ordering::Relaxed);
-        let _place = self.webhooks.places.take(was_silent).await;
+        let Some(_place) = self.webhooks.places.take(was_silent).await else {
+            return self.delivery.subject; // the server stops: it is due at the next start
+        };
         let at = self.webhooks.clock.now();
         let attempted = match self.event().await {
             Ok(Some(event)) => self.judge(self.send(&event, at).await, at),
