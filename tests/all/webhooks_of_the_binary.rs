@@ -408,3 +408,17 @@ async fn https_is_spoken_with_receivers_whose_certificate_the_system_trusts_and_
     assert_eq!(receiver.rest().len(), 0);
     server.stop();
 }
+
+#[tokio::test]
+async fn webhooks_of_a_developer_lead_to_their_own_machine() {
+    let dir = tempdir().expect("a directory");
+    let mut receiver = Receiver::start().await;
+    let mut dev = Served::dev(dir.path());
+    let line = dev.process.stdout.until("export KEY=");
+    let (_, key) = line.trim_end().split_once('=').expect("a key");
+    let (id, _) = make(&dev, key, &receiver.base.replace("127.0.0.1", "localhost")).await;
+    let path = format!("/v1/webhooks/{id}/test");
+    let (_, tested) = dev.call(Method::POST, &path, key, Some(json!({}))).await;
+    assert_eq!(tested["status"], 204, "{tested}");
+    assert_eq!(receiver.next().await.kind(), "webhook.test");
+}
