@@ -4,7 +4,6 @@ import { $, announce, ask, element, put } from './page.js';
 import { question, say, text } from './sentences.js';
 
 export const PAGE = 50; // cards before "Show more"
-const NAME_CHARS_MAX = 100; // the API's limit
 
 export function actionsOn(page) {
 	/** Makes a call that changes something. Resolves to the answer, or to nothing and `line` says why. */
@@ -65,14 +64,10 @@ export function actionsOn(page) {
 		},
 
 		rename: (card) => card.startRenaming(),
-		'rename-cancel': (card) => card.stopRenaming(),
-		async 'rename-save'(card) {
-			const name = card.input.value.trim();
-			if ([...name].length > NAME_CHARS_MAX) {
-				announce(text.nameTooLong);
-				return put(card.refusal, text.nameTooLong);
-			}
-			const session = await attempt(() => api.renameSession(card.session.id, name || null), card.refusal);
+		leave: (card) => card.stopRenaming(),
+		async save(card) {
+			const name = card.input.value.trim() || null;
+			const session = await attempt(() => api.renameSession(card.session.id, name), card.refusal);
 			if (!session) return;
 			card.update({ ...session, is_current: card.session.is_current }, api.now());
 			card.stopRenaming();

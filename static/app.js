@@ -79,7 +79,7 @@ async function load() {
 function show(answer, me) {
 	const { tab, lists } = page, list = lists[tab], isFirst = !list.isFilled;
 	put($('#who'), foreign(me.user_id ?? text.anonymous));
-	put($('#lead'), me.user_id === null ? text.anonymousLead : text.lead);
+	put($('.lead'), me.user_id === null ? text.anonymousLead : text.lead);
 	if (me.app !== 'default') put($('#product'), foreign(me.app));
 	if (tab === 'active') lists.current.update([me], api.now());
 	const first = list.update(answer.sessions.filter((session) => !session.is_current), api.now());

@@ -1,5 +1,5 @@
-// The page as a whole: its state (loading, ready, signed-out or error, in body[data-state]), the banner for what is not
-// fresh, the dialog, the announcer. Elements are filled only ever with text: strangers wrote part of it.
+// The page as a whole: its state (loading, ready, signed-out, error: body[data-state]), the banner, the dialog, the
+// announcer. Elements are filled only ever with text: strangers wrote part of it.
 import { figure, foreign, shortTime } from './format.js';
 import { howEnded, say, signedOut, text } from './sentences.js';
 import { signInLink } from './api.js';
@@ -20,10 +20,13 @@ export function put(target, value) {
 }
 
 export function fillTexts(root) {
-	for (const target of $$('[data-text]', root)) target.textContent = text[target.dataset.text];
+	for (const target of $$('[data-text], [data-tab], [data-action]', root)) {
+		const { text: key, tab, action } = target.dataset;
+		target.append(text[key ?? tab ?? action] ?? '');
+	}
 }
 
-const dialog = $('dialog');
+const dialog = $('dialog'), panel = $('#panel');
 
 export function announce(sentence) {
 	$('#announcer').textContent = sentence;
@@ -32,20 +35,18 @@ export function announce(sentence) {
 export function setState(state) {
 	const isPanel = state === 'signed-out' || state === 'error';
 	document.body.dataset.state = state;
-	$('#panel').hidden = !isPanel;
+	panel.hidden = !isPanel;
 	$('#sessions').hidden = isPanel;
 	$('main').ariaBusy = state === 'loading';
-	document.title = isPanel ? $('#panel h1').textContent : text.title;
+	document.title = isPanel ? $('h1', panel).textContent : text.title;
 	if (state === 'loading') announce(text.loading);
 }
 
 /** Says since when nothing new came; without a time, all is well. */
 export function showBanner(freshAt) {
-	const banner = $('aside'), line = $('p', banner), isOnline = navigator.onLine;
-	const sentence = freshAt ? say.stale(isOnline, shortTime(freshAt)) : '';
+	const line = $('aside p'), sentence = freshAt ? say.stale(navigator.onLine, shortTime(freshAt)) : '';
 	if (line.textContent === sentence) return;
-	banner.hidden = !sentence;
-	banner.dataset.banner = sentence && (isOnline ? 'away' : 'offline');
+	$('aside').hidden = !sentence;
 	put(line, sentence);
 	announce(sentence);
 }
@@ -65,8 +66,8 @@ export function showSignedOut(problem, known, code = problem.body.code) {
 }
 
 function showPanel(state, title, why, more, link) {
-	const [heading, sentence, fine, anchor, retry] = $('#panel').children;
-	const isNew = $('#panel').hidden || heading.textContent !== title;
+	const [heading, sentence, fine, anchor, retry] = panel.children;
+	const isNew = panel.hidden || heading.textContent !== title;
 	put(heading, title);
 	put(sentence, why);
 	put(fine, more);
@@ -89,7 +90,7 @@ export function ask([title, sentence, confirm]) {
 	answer?.(false);
 	put($('h2', dialog), title);
 	put($('p', dialog), sentence);
-	put($('[data-action=confirm]', dialog), confirm);
+	put($('.danger', dialog), confirm);
 	dialog.returnValue = '';
 	dialog.showModal();
 	return new Promise((resolve) => { answer = resolve; });

@@ -1,5 +1,5 @@
-// All sentences: a translation is one more file with these exports. `{}` is where a time is put; a `data-text` in the
-// HTML names a key of `text`.
+// All sentences: a translation is one more file with these exports. `{}` is where a time is put. Elements of the HTML
+// name a key of `text`: as such, or by their tab or action.
 
 /** The language, in the region the person prefers (12 or 24 hours). */
 export const locale = navigator.languages.find((tag) => /^en\b/i.test(tag)) ?? 'en-GB';
@@ -10,7 +10,7 @@ export const text = {
 	lead: 'If you do not recognise a device, end its session.',
 	anonymous: 'Anonymous visitor',
 	anonymousLead: 'You are not signed in. This visit has a session of its own, on this device only.',
-	signOut: 'Sign out',
+	'sign-out': 'Sign out',
 	active: 'Active',
 	ended: 'Ended',
 	thisDevice: 'This device',
@@ -18,11 +18,12 @@ export const text = {
 	endedSessions: 'Ended sessions',
 	onlyHere: 'You are signed in only here.',
 	noneEnded: 'No session has ended lately.',
-	showMore: 'Show more',
+	'show-more': 'Show more',
 	loading: 'Loading your sessions…',
 	end: 'End',
 	cancel: 'Cancel',
 	save: 'Save',
+	leave: 'Cancel',
 	details: 'Details',
 	retry: 'Try now',
 	signIn: 'Sign in',
@@ -36,7 +37,6 @@ export const text = {
 	beganAgo: 'Began {}',
 	endedAt: 'Ended {}',
 	goneMeanwhile: 'This session has ended meanwhile.',
-	nameTooLong: 'A name can have up to 100 characters.',
 	notSignedIn: 'You are not signed in',
 	wasSignedOut: 'You have been signed out',
 	hasLeft: 'You have signed out',

@@ -253,7 +253,7 @@ async fn anonymous_visitor_sees_that_visit_alone() {
     browser.until_state("ready").await;
     assert_eq!(browser.text("#who").await, "Anonymous visitor");
     assert_eq!(browser.count("[data-session-id]").await, 1);
-    assert_has(&browser.text("#lead").await, &["You are not signed in."]);
+    assert_has(&browser.text(".lead").await, &["You are not signed in."]);
     browser.assert_accessible("an anonymous visitor").await;
 }
 
@@ -574,7 +574,7 @@ async fn name_that_is_too_long_is_refused_beside_it() {
     browser.eval(&fill).await;
     browser.press(ENTER).await;
     browser
-        .until_text("[data-current] form", "A name can have up to 100 characters.")
+        .until_text("[data-current] form", "must be 1 to 100 characters")
         .await;
     browser.assert_accessible("a refused name").await;
 }
@@ -755,13 +755,7 @@ async fn page_keeps_what_it_shows_while_the_server_is_away_and_tries_again() {
 
     gate.close();
     browser.look_again().await;
-    browser
-        .until_text("[data-banner]", "The server cannot be reached.")
-        .await;
-    assert_eq!(
-        browser.attribute("[data-banner]", "data-banner").await.as_deref(),
-        Some("away")
-    );
+    browser.until_text("aside", "The server cannot be reached.").await;
     assert_eq!(
         browser.count("[data-current]").await,
         1,
@@ -771,7 +765,7 @@ async fn page_keeps_what_it_shows_while_the_server_is_away_and_tries_again() {
 
     gate.open();
     browser
-        .until("!document.querySelector('[data-banner]').checkVisibility()")
+        .until("!document.querySelector('aside').checkVisibility()")
         .await;
 }
 
@@ -781,7 +775,7 @@ async fn page_says_that_it_is_offline_and_recovers_by_itself() {
     let browser = &stage.browser;
     sign_in(browser, "ada").await;
     browser.set_offline(true).await;
-    browser.until_text("[data-banner]", "You are offline.").await;
+    browser.until_text("aside", "You are offline.").await;
     assert_eq!(
         browser.count("[data-current]").await,
         1,
@@ -789,7 +783,7 @@ async fn page_says_that_it_is_offline_and_recovers_by_itself() {
     );
     browser.set_offline(false).await;
     browser
-        .until("!document.querySelector('[data-banner]').checkVisibility()")
+        .until("!document.querySelector('aside').checkVisibility()")
         .await;
 }
 
