@@ -1,9 +1,8 @@
 // What the buttons do, by their data-action; a card's buttons are given the card.
 import * as api from './api.js';
 import { $, announce, ask, element, put } from './page.js';
+import { PAGE } from './list.js';
 import { question, say, text } from './sentences.js';
-
-export const PAGE = 50; // cards before "Show more"
 
 export function actionsOn(page) {
 	/** Makes a call that changes something. Resolves to the answer, or to nothing and `line` says why. */
@@ -75,7 +74,7 @@ export function actionsOn(page) {
 		},
 
 		'show-more'() {
-			page.wanted[page.tab] += PAGE;
+			page.lists[page.tab].wanted += PAGE;
 			page.wantsMore = true;
 			page.refresh();
 		},

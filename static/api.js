@@ -1,8 +1,7 @@
 // The calls of the self plane. The cookie travels by itself.
 
-const TIMEOUT_MS = 15e3;
 const MINE = 'v1/me/sessions';
-const PAGE_MAX = 200; // the API's limit for one page
+const PAGE_MAX = 200; // the API's limit
 const app = new URLSearchParams(location.search).get('app');
 let skew = 0;
 
@@ -10,23 +9,25 @@ let skew = 0;
 export class Problem extends Error {
 	constructor(status, body = {}) {
 		super(body.errors?.map(({ field, message }) => `${field}: ${message}`).join(' ') || (body.detail ?? `HTTP ${status}`));
-		this.status = status;
-		this.body = body;
-		/** Whether the call may succeed later by itself. */
-		this.passes = !status || status === 429 || status >= 500;
+		/** `passes`: the call may succeed later by itself. */
+		Object.assign(this, { status, body, passes: !status || status === 429 || status >= 500 });
 	}
 }
 
 /** The time by the server's Date header, as clocks here may be wrong. */
 export const now = () => Date.now() + skew;
 
-async function call(method, path, query = {}, json) {
+function address(path, query) {
 	const url = new URL(path, document.baseURI);
 	for (const [key, value] of Object.entries({ ...query, app })) if (value) url.searchParams.set(key, value);
+	return url;
+}
+
+async function call(method, path, query, json) {
 	const headers = json ? { 'Content-Type': 'application/json' } : {};
 	let response, body;
 	try {
-		response = await fetch(url, { method, headers, body: json && JSON.stringify(json), signal: AbortSignal.timeout(TIMEOUT_MS) });
+		response = await fetch(address(path, query), { method, headers, body: JSON.stringify(json), signal: AbortSignal.timeout(15e3) });
 		body = await response.text();
 	} catch { throw new Problem(0); }
 	const off = Date.parse(response.headers.get('Date')) - Date.now();
@@ -38,18 +39,19 @@ async function call(method, path, query = {}, json) {
 	return body;
 }
 
-/** The first `count` sessions; `next_cursor` tells whether there are more. */
-export async function listSessions(status, count) {
-	const sessions = [];
+/** The first `count` of a list; `next_cursor` tells whether there are more. */
+async function list(path, key, cursor, count, query) {
+	const items = [];
 	let page = {};
 	do {
-		const limit = Math.min(PAGE_MAX, count - sessions.length);
-		page = await call('GET', MINE, { status, limit, cursor: page.next_cursor });
-		sessions.push(...page.sessions);
-	} while (page.next_cursor && sessions.length < count);
-	return { ...page, sessions };
+		page = await call('GET', path, { ...query, limit: Math.min(PAGE_MAX, count - items.length), [cursor]: page.next_cursor });
+		items.push(...page[key]);
+	} while (page.next_cursor && items.length < count);
+	return { ...page, items };
 }
 
+export const listSessions = (status, count) => list(MINE, 'sessions', 'cursor', count, { status });
+export const listEvents = (types, count) => list('v1/me/events', 'events', 'after', count, { types, order: 'newest' });
 export const currentSession = () => call('GET', 'v1/session', { touch: 'false' });
 export const endSession = (id) => call('DELETE', `${MINE}/${id}`);
 export const endOthers = () => call('DELETE', MINE);

@@ -1,31 +1,30 @@
 // The dashboard: asks where the person is signed in, at the right times, and shows it.
 import * as api from './api.js';
 import { $, $$, announce, fillTexts, put, setState, showBanner, showError, showSignedOut } from './page.js';
-import { CardList } from './list.js';
-import { PAGE, actionsOn } from './actions.js';
+import { Activity, CardList } from './list.js';
+import { actionsOn } from './actions.js';
 import { foreign } from './format.js';
-import { say, text } from './sentences.js';
-
-const EVERY_SECS = 30, BACKOFF_MAX_SECS = 60;
+import { happened, say, text } from './sentences.js';
 
 fillTexts(document);
 fillTexts($('#card').content);
 
+const types = Object.keys(happened);
 const page = {
 	lists: {
 		current: new CardList('current', 'id'),
 		active: new CardList('active', 'last_activity_at'),
 		ended: new CardList('ended', 'ended_at'),
+		activity: new Activity(),
 	},
 	tab: 'active',
-	wanted: { active: PAGE, ended: PAGE },
 	others: 0,
 	changes: 0, // an answer from before the last change is not believed
 	refresh,
 	countOthers(count) {
 		this.others = count;
 		put($('#others-count'), String(count || ''));
-		$('#all').hidden = count < 1 || this.tab === 'ended';
+		$('#all').hidden = count < 1 || this.tab !== 'active';
 		$('[data-action=end-all]').textContent = say.endAll(count);
 	},
 	leave(problem, code) {
@@ -35,7 +34,7 @@ const page = {
 		showSignedOut(problem, this.current, code);
 	},
 };
-let failures = 0, freshAt = 0, timer = 0, isRunning = false, isWanted = false;
+let failures = 0, freshAt = 0, timer, isRunning = false, isWanted = false;
 
 /** Asks now, then regularly while the page is seen. Wanted during a call, it asks again: that one may be late. */
 async function refresh() {
@@ -54,53 +53,54 @@ async function refresh() {
 
 /** Resolves to the seconds until the next time; 0 is when the page is looked at again. */
 async function load() {
-	const { tab, changes } = page;
+	const { tab, changes } = page, { wanted } = page.lists[tab];
 	const isLate = () => (isWanted ||= tab !== page.tab || changes !== page.changes);
 	try {
-		const answer = await api.listSessions(tab, page.wanted[tab]);
-		const me = answer.sessions.find((session) => session.is_current) ?? await api.currentSession();
+		const answer = await (tab === 'activity' ? api.listEvents(types, wanted) : api.listSessions(tab, wanted));
+		const me = answer.items.find((session) => session.is_current) ?? await api.currentSession();
 		if (isLate()) return 0;
 		page.current = me;
 		failures = 0;
 		freshAt = Date.now();
 		show(answer, me);
 		showBanner();
-		return EVERY_SECS;
+		return 30;
 	} catch (problem) {
 		if (isLate()) return 0;
 		if (problem.status === 401) return page.leave(problem);
 		if (problem.passes && document.body.dataset.state === 'ready') showBanner(freshAt);
 		else showError(problem);
 		failures += 1;
-		return problem.passes ? Math.min(BACKOFF_MAX_SECS, 2 ** failures) : 0;
+		return problem.passes ? Math.min(60, 2 ** failures) : 0;
 	}
 }
 
-function show(answer, me) {
-	const { tab, lists } = page, list = lists[tab], isFirst = !list.isFilled;
+function show({ items, active_count: count, next_cursor: more }, me) {
+	const { tab, lists, wantsMore } = page, list = lists[tab], isFirst = !list.isFilled, isAnonymous = me.user_id === null;
 	put($('#who'), foreign(me.user_id ?? text.anonymous));
-	put($('.lead'), me.user_id === null ? text.anonymousLead : text.lead);
+	put($('.lead'), isAnonymous ? text.anonymousLead : text.lead);
 	if (me.app !== 'default') put($('#product'), foreign(me.app));
 	if (tab === 'active') lists.current.update([me], api.now());
-	const first = list.update(answer.sessions.filter((session) => !session.is_current), api.now());
-	page.countOthers(answer.active_count - 1);
-	$('#others').hidden = me.user_id === null;
-	$(`[data-view=${tab}] .empty`).hidden = list.cards.length || me.user_id === null;
-	$('[data-action=show-more]').hidden = !answer.next_cursor;
-	if (page.wantsMore) first?.element.focus();
+	const { first, news } = list.update(items.filter((item) => !item.is_current), api.now(), !more);
+	if (count) page.countOthers(count - 1);
+	$('#others').hidden = isAnonymous;
+	$(`[data-view=${tab}] .empty`).hidden = list.length || isAnonymous;
+	$('[data-action=show-more]').hidden = !more;
+	if (wantsMore) first?.focus();
+	else if (isFirst || news.length > 5) announce(say.shown(items.length));
+	else if (news.length) announce(news.join(' '));
 	page.wantsMore = false;
 	setState('ready');
-	if (isFirst) announce(say.shown(answer.sessions.length));
 }
 
 /** The tab is in the URL, so that "back" and "reload" work. */
 function showTab() {
-	const query = new URLSearchParams(location.search);
-	page.tab = query.get('tab') === 'ended' ? 'ended' : 'active';
+	const query = new URLSearchParams(location.search), asked = query.get('tab');
+	page.tab = /^(ended|activity)$/.test(asked) ? asked : 'active';
 	for (const link of $$('[data-tab]')) {
 		const { tab } = link.dataset, isHere = tab === page.tab;
 		query.delete('tab');
-		if (tab === 'ended') query.set('tab', tab);
+		if (tab !== 'active') query.set('tab', tab);
 		link.href = query.size ? `?${query}` : './';
 		link.ariaCurrent = isHere ? 'page' : null;
 		$(`[data-view=${tab}]`).hidden = !isHere;

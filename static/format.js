@@ -1,33 +1,39 @@
-// A session's times, place and device in words.
+// Times, places and devices in words.
 import { locale, text } from './sentences.js';
 
 const UNITS = { year: 31557600e3, month: 2629800e3, day: 86400e3, hour: 3600e3, minute: 60e3, second: 1e3 };
-const DAY = UNITS.day;
 const relative = new Intl.RelativeTimeFormat(locale, { numeric: 'auto' });
 const countries = new Intl.DisplayNames(locale, { type: 'region' });
-const time = (options) => {
-	const format = new Intl.DateTimeFormat(locale, options);
-	return (at) => format.format(new Date(at));
-};
+const time = (options) => (at) => new Date(at).toLocaleString(locale, options);
+const fullDate = time({ dateStyle: 'full' });
+export const timeOfDay = time({ timeStyle: 'short' });
 export const shortTime = time({ dateStyle: 'medium', timeStyle: 'short' });
 export const exactTime = time({ dateStyle: 'full', timeStyle: 'long' });
 
 export const signedInAt = (session) => session.authenticated_at ?? session.created_at;
 
-/** "3 minutes ago"; days are those of the calendar, so that "yesterday" is true. */
+/** Those of the calendar, so that "yesterday" is true. */
+const daysBetween = (iso, now) => Math.round((new Date(now).setHours(12) - new Date(iso).setHours(12)) / UNITS.day);
+
+/** "3 minutes ago". */
 export function timeAgo(iso, now) {
 	const past = now - Date.parse(iso);
 	if (past < UNITS.minute) return text.justNow;
 	const unit = Object.keys(UNITS).find((name) => past >= UNITS[name]);
-	const days = Math.round((new Date(now).setHours(12) - new Date(iso).setHours(12)) / DAY);
-	return relative.format(-(unit === 'day' ? days : Math.floor(past / UNITS[unit])), unit);
+	return relative.format(-(unit === 'day' ? daysBetween(iso, now) : Math.floor(past / UNITS[unit])), unit);
+}
+
+/** "today", "yesterday", or the date. */
+function dayName(iso, now) {
+	const days = daysBetween(iso, now);
+	return days > 1 ? fullDate(iso) : relative.format(-days, 'day');
 }
 
 /** The policy's figure ("7 days") behind a deadline. */
 export function figure(session, reason, endedAt) {
 	const ms = Date.parse(endedAt) - Date.parse(reason === 'idle_timeout' ? session.last_activity_at : signedInAt(session));
 	const unit = ['day', 'hour', 'minute', 'second'].find((name) => Math.abs(Math.round(ms / UNITS[name]) * UNITS[name] / ms - 1) < 0.03);
-	return unit && new Intl.NumberFormat(locale, { style: 'unit', unit, unitDisplay: 'long' }).format(Math.round(ms / UNITS[unit]));
+	return unit && Math.round(ms / UNITS[unit]).toLocaleString(locale, { style: 'unit', unit, unitDisplay: 'long' });
 }
 
 /** What a stranger wrote: no direction overrides, and kept apart if it runs right to left. */
@@ -36,7 +42,7 @@ export function foreign(value) {
 	return /[\u0590-\u08ff\ufb1d-\ufefc]/.test(plain) ? `\u2068${plain}\u2069` : plain;
 }
 
-export const deviceName = (session) => foreign(session.name || session.device_info || text.unknownDevice);
+export const deviceName = ({ name, device_info: info }) => foreign(name || info || text.unknownDevice);
 
 /** "Zürich, Switzerland", or nothing. */
 export function placeName({ place }) {
@@ -48,10 +54,24 @@ export function placeName({ place }) {
 export const placeOrWhy = (session) => placeName(session)
 	|| (/^(127\.|10\.|192\.168\.|::1$|f[cd]|fe80:)/i.test(session.ip_address) ? text.localNetwork : text.unknownPlace);
 
+/** An event with what its sentence needs; its location is "Zürich, CH". */
+export function inWords(event, now) {
+	const { location, ip_address: address, reason, data, occurred_at: at } = event, [, city, country] = /^(?:(.*), )?(..)$/.exec(location) ?? [];
+	return {
+		...data,
+		...event,
+		day: dayName(at, now),
+		device: deviceName(event),
+		where: [placeOrWhy({ place: { city, country }, ip_address: address }), address].filter(Boolean).join(' · '),
+		reason: reason && foreign(reason),
+		until: shortTime(data?.expires_at),
+	};
+}
+
 export function iconOf({ device }) {
 	const type = device?.is_bot ? 'program' : device?.type;
 	if (/^(tv|console)$/.test(type)) return 'desktop';
-	return ['desktop', 'phone', 'tablet', 'program'].includes(type) ? type : 'unknown';
+	return /^(desktop|phone|tablet|program)$/.test(type) ? type : 'unknown';
 }
 
 /** The badges that say something about this session now. */
@@ -59,9 +79,9 @@ export function badgesOf(session, now) {
 	const ends = Date.parse(session.expires_at), signedIn = signedInAt(session);
 	const life = ends - Date.parse(session.expires_at === session.absolute_expires_at ? signedIn : session.last_activity_at);
 	const says = {
-		isNew: !session.is_current && now - Date.parse(signedIn) < DAY,
+		isNew: !session.is_current && now - Date.parse(signedIn) < UNITS.day,
 		trusted: session.is_trusted,
-		soon: life > 2 * DAY && ends - now < DAY,
+		soon: life > 2 * UNITS.day && ends - now < UNITS.day,
 	};
 	return session.ended_at ? [] : Object.keys(says).filter((name) => says[name]);
 }

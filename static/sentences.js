@@ -13,11 +13,14 @@ export const text = {
 	'sign-out': 'Sign out',
 	active: 'Active',
 	ended: 'Ended',
+	activity: 'Activity',
 	thisDevice: 'This device',
 	otherDevices: 'Other devices',
 	endedSessions: 'Ended sessions',
 	onlyHere: 'You are signed in only here.',
 	noneEnded: 'No session has ended lately.',
+	lately: 'What happened lately',
+	nothing: 'Nothing has happened lately.',
 	'show-more': 'Show more',
 	loading: 'Loading your sessions…',
 	end: 'End',
@@ -64,9 +67,10 @@ export const say = {
 	nameFor: (name) => `Name for ${name}`,
 	detailsOf: (name) => `Details of ${name}`,
 	renamed: (name) => `Now shown as ${name}.`,
+	began: (name) => `Signed in on ${name}.`,
 	ended: (name) => `The session on ${name} has ended.`,
 	allEnded: (count) => `Ended ${many(count, 'other ')}.`,
-	shown: (count) => `${many(count)} shown.`,
+	shown: (count) => `${count} shown.`,
 	endAll: (count) => `End ${count > 1 ? 'all ' : ''}${many(count, 'other ')}`,
 	failed: (detail) => `That was not done. ${detail}`,
 	request: (id) => `Request ${id}`,
@@ -108,3 +112,24 @@ export function howEnded(reason, actor, figure = 'a long time') {
 	};
 	return (actor === 'user' && byPerson[reason]) || (byAny[reason] ?? `Ended by ${who}${reason ? `: "${reason}"` : ''}.`);
 }
+
+const signedIn = ({ user_id: user, device, where }) => [`${user ? 'Signed in' : 'Visit began'} on ${device}`, where];
+const over = ({ device, reason, ended_by: actor }) => [`Session on ${device} ended`, howEnded(reason, actor)];
+
+/** What happened, by the type of its event: a sentence, and what more there is to say. */
+export const happened = {
+	'session.created': signedIn,
+	'session.authenticated': signedIn,
+	'session.revoked': over,
+	'session.evicted': over,
+	'session.expired': over,
+	'session.expiring': ({ device, deadline, until }) => [`Session on ${device} will end soon`, `${rows[deadline]} ${until}`],
+	'session.activity': ({ device, ip_address: address }) => [`${device} used from another address`, address],
+	'session.suspicious': ({ device }) => ["An old copy of a session's key was used", device],
+	'session.revocation_failed': ({ count, explanation }) =>
+		[`Ending a session was refused${count > 1 ? ` (${count} times)` : ''}`, explanation],
+	'user.sessions_revoked': ({ session_count: count, except_session_id: kept, reason, ended_by: actor }) =>
+		[`All ${kept ? 'other ' : ''}sessions ended (${count})`, actor === 'user' ? '' : howEnded(reason, actor)],
+	'user.blocked': () => ['Account locked'],
+	'device.new': ({ device, where }) => [`New device: ${device}`, where],
+};

@@ -10,27 +10,27 @@ use tokio::sync::watch;
 use crate::browser_driver::{Browser, Driver, ENTER, ESCAPE, TAB, quoted};
 use crate::harness::{SignedIn, TestServer};
 
-const CHROME_ON_MACOS: &str = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) \
+pub const CHROME_ON_MACOS: &str = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) \
      Chrome/154.0.0.0 Safari/537.36";
-const SAFARI_ON_IPHONE: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, \
+pub const SAFARI_ON_IPHONE: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, \
      like Gecko) Version/26.1 Mobile/15E148 Safari/604.1";
 /// A public address in Switzerland.
-const ZURICH: &str = "130.59.31.80";
+pub const ZURICH: &str = "130.59.31.80";
 
 /// A server with what `sessiond dev` has, and a browser.
-struct Stage {
-    browser: Browser,
+pub struct Stage {
+    pub browser: Browser,
     // After the browsers, before the server: dropped in this order, nobody talks to what is gone.
-    driver: Driver,
-    server: TestServer,
+    pub driver: Driver,
+    pub server: TestServer,
 }
 
 impl Stage {
-    async fn set() -> Self {
+    pub async fn set() -> Self {
         Self::set_with(|_| {}).await
     }
 
-    async fn set_with(change: impl FnOnce(&mut Config)) -> Self {
+    pub async fn set_with(change: impl FnOnce(&mut Config)) -> Self {
         let driver = Driver::start().await;
         let server = TestServer::start_in(Mode::Dev, |config| {
             change(config);
@@ -49,7 +49,7 @@ impl Stage {
     }
 
     /// Moves the server's clock.
-    async fn advance(&self, secs: u64) {
+    pub async fn advance(&self, secs: u64) {
         let reply = self
             .server
             .post("/dev/clock", json!({ "advance_secs": secs }))
@@ -59,14 +59,14 @@ impl Stage {
     }
 
     /// Starts a session of ada's elsewhere.
-    async fn elsewhere(&self, user_agent: &str, ip_address: &str) -> SignedIn {
+    pub async fn elsewhere(&self, user_agent: &str, ip_address: &str) -> SignedIn {
         let body = json!({ "user_id": "ada", "user_agent": user_agent, "ip_address": ip_address });
         self.server.create(body).await
     }
 }
 
 /// Signs in by the page of `dev`; the dashboard stands.
-async fn sign_in(browser: &Browser, name: &str) {
+pub async fn sign_in(browser: &Browser, name: &str) {
     browser.open("/dev/sign-in").await;
     browser.press(name).await;
     browser.press(ENTER).await;
@@ -74,25 +74,25 @@ async fn sign_in(browser: &Browser, name: &str) {
 }
 
 /// The card of a session.
-fn card(session: &SignedIn) -> String {
+pub fn card(session: &SignedIn) -> String {
     format!("[data-session-id='{}']", session.id)
 }
 
 #[track_caller]
-fn assert_has(text: &str, parts: &[&str]) {
+pub fn assert_has(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
 }
 
 /// Stands between browsers and a server; while it is closed, the server is away for them.
-struct Gate {
-    base: String,
+pub struct Gate {
+    pub base: String,
     is_open: watch::Sender<bool>,
 }
 
 impl Gate {
-    async fn before(server: &TestServer) -> Self {
+    pub async fn before(server: &TestServer) -> Self {
         let address = server.base.strip_prefix("http://").expect("a URL").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let base = format!("http://{}", listener.local_addr().expect("an address"));
@@ -116,12 +116,12 @@ impl Gate {
         Self { base, is_open }
     }
 
-    fn open(&self) {
+    pub fn open(&self) {
         self.is_open.send_replace(true);
     }
 
     /// Cuts every connection, and each that comes.
-    fn close(&self) {
+    pub fn close(&self) {
         self.is_open.send_replace(false);
     }
 }

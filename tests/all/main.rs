@@ -19,6 +19,7 @@ mod wire;
 mod addresses;
 mod bad_input;
 mod browser;
+mod browser_activity;
 mod browser_example;
 mod cache;
 mod checking;
