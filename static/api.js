@@ -1,9 +1,11 @@
-// The calls of the self plane. The cookie travels by itself.
+// The calls of the self plane, and its stream of events. The cookie travels by itself.
 
 const MINE = 'v1/me/sessions';
 const PAGE_MAX = 200; // the API's limit
 const app = new URLSearchParams(location.search).get('app');
-let skew = 0;
+let skew = 0, stream, restsUntil = 0;
+/** Whether a stream of events is open. */
+export let isLive = false;
 
 /** A refusal (RFC 9457), or with status 0 no answer at all. */
 export class Problem extends Error {
@@ -57,6 +59,33 @@ export const endSession = (id) => call('DELETE', `${MINE}/${id}`);
 export const endOthers = () => call('DELETE', MINE);
 export const renameSession = (id, name) => call('PATCH', `${MINE}/${id}`, {}, { name });
 export const signOut = () => call('DELETE', 'v1/session');
+
+// Calls `onNews` when something happens, or may have while no stream was open: at its beginning and its end. A stream
+// that was refused, or that ended with its session, is not asked for again at once.
+export function listen(types, onNews) {
+	if (stream || Date.now() < restsUntil || !globalThis.EventSource) return;
+	const lose = (isForGood) => {
+		if (isLive) onNews();
+		isLive = false;
+		if (!isForGood) return; // the browser connects again by itself
+		hush();
+		restsUntil = Date.now() + 25e3;
+	};
+	stream = new EventSource(address('v1/me/events'));
+	stream.onopen = () => {
+		isLive = true;
+		onNews();
+	};
+	stream.onerror = ({ target }) => lose(target.readyState === EventSource.CLOSED);
+	stream.addEventListener('end', lose);
+	for (const type of ['reset', ...types]) stream.addEventListener(type, onNews);
+}
+
+export function hush() {
+	stream?.close();
+	stream = undefined;
+	isLive = false;
+}
 
 /** Where to sign in and come back from, if that is http(s). */
 export function signInLink({ body: { sign_in_url: given } }) {

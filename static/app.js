@@ -29,12 +29,14 @@ const page = {
 	},
 	leave(problem, code) {
 		clearTimeout(timer);
+		api.hush();
 		Object.values(this.lists).forEach((list) => list.clear());
 		$('#who').textContent = '';
-		showSignedOut(problem, this.current, code);
+		// What was said first says more than what is found when the page looks again.
+		if (code || document.body.dataset.state !== 'signed-out') showSignedOut(problem, this.current, code);
 	},
 };
-let failures = 0, freshAt = 0, timer, isRunning = false, isWanted = false;
+let failures = 0, rounds = 0, freshAt = 0, timer, burst, hiding, isRunning = false, isWanted = false;
 
 /** Asks now, then regularly while the page is seen. Wanted during a call, it asks again: that one may be late. */
 async function refresh() {
@@ -64,7 +66,9 @@ async function load() {
 		freshAt = Date.now();
 		show(answer, me);
 		showBanner();
-		return 30;
+		if (!document.hidden) api.listen(types, hear);
+		// Beside a stream too, as uses are no events; without one more and more seldom, until somebody looks.
+		return api.isLive ? 60 : Math.min(240, 30 * 2 ** rounds++);
 	} catch (problem) {
 		if (isLate()) return 0;
 		if (problem.status === 401) return page.leave(problem);
@@ -73,6 +77,21 @@ async function load() {
 		failures += 1;
 		return problem.passes ? Math.min(60, 2 ** failures) : 0;
 	}
+}
+
+/** Several events at once are one reason to ask. */
+function hear() {
+	burst ||= setTimeout(() => {
+		burst = 0;
+		refresh();
+	}, 200);
+}
+
+/** Somebody is here. */
+function look() {
+	clearTimeout(hiding);
+	rounds = 0;
+	refresh();
 }
 
 function show({ items, active_count: count, next_cursor: more }, me) {
@@ -123,7 +142,13 @@ document.addEventListener('click', (event) => {
 	const card = page.lists.current.get(sessionId) ?? page.lists.active.get(sessionId);
 	actions[button?.dataset.action]?.(card);
 });
-for (const name of ['focus', 'online', 'offline']) addEventListener(name, refresh);
-document.addEventListener('visibilitychange', () => (document.hidden ? clearTimeout(timer) : refresh()));
+// Browsers keep few connections to a server: who leaves does not hold one for long, who only looks away does.
+document.addEventListener('visibilitychange', () => {
+	clearTimeout(timer);
+	if (document.hidden) hiding = setTimeout(api.hush, 30e3);
+	else look();
+});
+for (const name of ['focus', 'online', 'offline']) addEventListener(name, look);
+addEventListener('pagehide', api.hush);
 addEventListener('popstate', showTab);
 showTab();

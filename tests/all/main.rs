@@ -21,6 +21,7 @@ mod bad_input;
 mod browser;
 mod browser_activity;
 mod browser_example;
+mod browser_live;
 mod cache;
 mod checking;
 mod cli;
