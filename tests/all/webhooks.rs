@@ -1,5 +1,6 @@
 //! Webhooks: what is sent where, again, in which order, and what is not.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use sessiond::session::AppName;
 
 use crate::harness::{Reply, START, Stopped, TestServer, config_in, eventually};
 use crate::receiver::{Answer, Receiver, verify};
-use crate::support::{DAY, HOUR, UNKNOWN_ID, add_app, at, count, rows};
+use crate::support::{DAY, HOUR, UNKNOWN_ID, add_app, at, at_once, count, rows, with_status};
 
 /// A server whose webhooks may lead to this machine.
 async fn server() -> TestServer {
@@ -386,16 +387,19 @@ async fn silent_receiver_does_not_delay_another() {
 #[tokio::test]
 async fn few_attempts_of_a_webhook_are_under_way_at_once() {
     let server = server().await;
+    let mut receiver = Receiver::start().await;
+    let (id, _) = webhook(&server, &receiver.base).await;
+    server.sign_in("first").await;
+    delivery(&server, &id, "delivered", 1).await;
+    receiver.next().await;
     let seen = Arc::new(AtomicUsize::new(0));
-    let mut receiver = Receiver::answering({
+    receiver.answer({
         let seen = Arc::clone(&seen);
         move |_| {
             seen.fetch_add(1, Ordering::Relaxed);
             Answer::Held(204)
         }
-    })
-    .await;
-    let (id, _) = webhook(&server, &receiver.base).await;
+    });
     for number in 0..12 {
         server.sign_in(&format!("user-{number}")).await;
     }
@@ -1092,4 +1096,56 @@ async fn configured_webhook_can_only_be_paused() {
         .send()
         .await;
     assert_eq!((paused.status, &paused.json["state"]), (200, &json!("paused")));
+}
+
+#[tokio::test]
+async fn so_many_deliveries_are_pending_and_further_events_wait_where_they_are() {
+    const EVENTS: usize = 1_050;
+    let server = server().await;
+    let mut receiver = Receiver::answering(|_| Answer::Held(204)).await;
+    let (id, _) = webhook(&server, &receiver.base).await;
+    for some in 0..EVENTS / 50 {
+        let body = |number: usize| json!({ "user_id": format!("user-{some}-{number}") });
+        let creates = (0..50).map(|number| server.post("/v1/sessions", body(number)).key(&server.key));
+        assert_eq!(with_status(&at_once(creates).await, 201), 50);
+    }
+    eventually("as many are pending as may be", || async {
+        shown(&server, &id).await["pending_count"] == 1_000
+    })
+    .await;
+    // The webhook's task looks at everything anew, and finds no room.
+    patched(&server, &id, json!({ "description": "full" })).await;
+    assert_eq!(shown(&server, &id).await["pending_count"], 1_000);
+    let waiting = "SELECT count(*) FROM events WHERE id > (SELECT cursor FROM webhooks)";
+    assert_eq!(count(&server, waiting), 50);
+
+    receiver.release();
+    let mut ids = BTreeSet::new();
+    while ids.len() < EVENTS {
+        ids.insert(receiver.next().await.id().to_owned());
+    }
+    eventually("nothing waits", || async {
+        shown(&server, &id).await["pending_count"] == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn webhook_goes_on_with_what_is_kept_if_events_were_deleted_while_it_was_paused() {
+    let server = TestServer::start_with(|config| {
+        config.webhooks.allow_private = true;
+        config.sessions.retention_secs = HOUR;
+    })
+    .await;
+    let mut receiver = Receiver::start().await;
+    let (id, _) = webhook(&server, &receiver.base).await;
+    patched(&server, &id, json!({ "is_paused": true })).await;
+    server.sign_in("forgotten").await;
+    server.advance(2 * HOUR);
+    server.tick().await;
+    server.sign_in("kept").await;
+    patched(&server, &id, json!({ "is_paused": false })).await;
+    assert_eq!(receiver.next().await.user(), "kept");
+    server.sign_in("later").await;
+    assert_eq!(receiver.next().await.user(), "later");
 }
