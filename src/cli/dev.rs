@@ -145,8 +145,12 @@ struct Sample {
 enum Then {
     /// It is used every day, the last time so many hours after the first sign-in of all.
     Used(u64),
-    /// It is used every day until its owner ends it from another device.
-    EndedBy(u64, &'static str),
+    /// The same, but in that hour from another address.
+    Travels(u64, u64, &'static str),
+    /// The same, and in that hour its owner ends all others from it.
+    EndsOthers(u64, u64),
+    /// It is used every day until somebody ends it for a reason.
+    Ended(u64, &'static str, EndedBy),
     /// Nothing: it lies there.
     Left,
 }
@@ -184,21 +188,22 @@ const SAMPLES: &[Sample] = &[
         Some("Workshop"),
         Then::Used(270),
     ),
-    sample(
-        20,
-        "grace",
-        WINDOWS_EDGE,
-        NEW_YORK,
-        None,
-        Then::EndedBy(200, Reason::MANUAL),
-    ),
+    sample(20, "grace", WINDOWS_EDGE, NEW_YORK, None, Then::Used(188)),
     sample(
         48,
         "ada",
         WINDOWS_EDGE,
         TOKYO,
         None,
-        Then::EndedBy(75, Reason::MANUAL),
+        Then::Ended(75, Reason::MANUAL, EndedBy::User),
+    ),
+    sample(
+        60,
+        "linus",
+        ANDROID_CHROME,
+        LONDON,
+        None,
+        Then::Ended(96, Reason::CREDENTIALS_CHANGED, EndedBy::App),
     ),
     sample(
         70,
@@ -206,7 +211,7 @@ const SAMPLES: &[Sample] = &[
         MAC_CHROME,
         BERLIN,
         Some("Work laptop"),
-        Then::Used(287),
+        Then::Travels(287, 215, AMSTERDAM),
     ),
     sample(
         120,
@@ -214,9 +219,16 @@ const SAMPLES: &[Sample] = &[
         ANDROID_CHROME,
         AMSTERDAM,
         None,
-        Then::EndedBy(122, Reason::LOGOUT),
+        Then::Ended(122, Reason::LOGOUT, EndedBy::User),
     ),
-    sample(150, "grace", IPHONE_SAFARI, NEW_YORK, None, Then::Used(286)),
+    sample(
+        150,
+        "grace",
+        IPHONE_SAFARI,
+        NEW_YORK,
+        None,
+        Then::EndsOthers(286, 200),
+    ),
     sample(190, "ada", OWN_APP, BERLIN, None, Then::Used(284)),
     sample(210, "linus", GALAXY_SAMSUNG, ZURICH, None, Then::Used(280)),
     sample(230, "grace", MAC_CHROME, AMSTERDAM, None, Then::Used(240)),
@@ -268,18 +280,34 @@ async fn seed(manager: &SessionManager) -> Result<(), Error> {
             made.push((sample, manager.create(&app, sign_in).await?.session.id));
         }
         for (sample, id) in &made {
-            let (last, end) = match sample.then {
-                Then::Used(last) => (last, None),
-                Then::EndedBy(last, reason) => (last, Some(reason)),
+            let last = match sample.then {
+                Then::Ended(end, reason, by) => {
+                    if hour == end {
+                        let revocation = Revocation::new(reason, by);
+                        manager.revoke(&app, *id, Owner::Anyone, revocation).await?;
+                    }
+                    end.saturating_sub(1)
+                }
+                Then::EndsOthers(last, end) => {
+                    if let Some(user_id) = UserId::parse(sample.user).filter(|_| hour == end) {
+                        let revocation = Revocation::new(Reason::LOGOUT_ALL, EndedBy::User);
+                        manager
+                            .revoke_user_sessions(&app, user_id, Some(*id), revocation)
+                            .await?;
+                    }
+                    last
+                }
+                Then::Used(last) | Then::Travels(last, ..) => last,
                 Then::Left => continue,
+            };
+            let address = match sample.then {
+                Then::Travels(_, away, to) if hour == away => to,
+                _ => sample.address,
             };
             let is_used =
                 sample.hours < hour && hour <= last && (last - hour).is_multiple_of(USED_EVERY_HOURS);
-            if let Some(reason) = end.filter(|_| hour == last) {
-                let revocation = Revocation::new(reason, EndedBy::User);
-                manager.revoke(&app, *id, Owner::Anyone, revocation).await?;
-            } else if is_used {
-                match manager.touch(&app, *id, sample.address.parse().ok()).await {
+            if is_used {
+                match manager.touch(&app, *id, address.parse().ok()).await {
                     // A configuration may have shorter deadlines or smaller limits than the samples are made for.
                     Ok(_) | Err(Error::SessionEnded(_)) => {}
                     Err(error) => return Err(error),
