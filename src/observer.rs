@@ -217,7 +217,8 @@ impl Feed {
     }
 
     /// The place after an event, or without one the place after the newest: who comes late gets no history unasked.
-    /// [`Error::CursorGone`] if the event is of another epoch, is no longer kept, or has not come yet.
+    /// [`Error::CursorGone`] if the event is of another epoch, is no longer kept, or has not come yet. The place before the
+    /// first event of all is good while that is kept: who came when there was none was given it.
     pub async fn place(&self, after: Option<EventId>) -> Result<u64, Error> {
         let bounds = self.store.event_bounds().await?;
         let Some(after) = after else {
@@ -449,6 +450,11 @@ impl Follower {
             self.place = self.place.max(newest);
         }
         self.place
+    }
+
+    /// Has the next page read without having been rung: what is committed may not have been rung for yet.
+    pub fn look_again(&mut self) {
+        self.unread_from = self.unread_from.min(self.place.saturating_add(1));
     }
 
     /// Passes everything over that has come so far.

@@ -24,7 +24,7 @@ use super::me::person;
 use super::problem::{Problem, ProblemBody};
 use super::session::AppParams;
 use super::{State, json};
-use crate::event::{EventBody, EventId, EventKind};
+use crate::event::{EventBody, EventId, EventKind, RecordedEvent};
 use crate::manager::{Refusal, Standing};
 use crate::observer::{EventFilter, FollowError, Follower, SessionWatch};
 use crate::session::{ApiKey, AppName, SecretHash, SessionId};
@@ -294,7 +294,7 @@ async fn open(
         told_place: place,
         heartbeat_at: Instant::now() + HEARTBEAT,
         look_at: Instant::now(),
-        is_over: false,
+        stage: Stage::Live,
         _slot: slot,
     };
     let frames = stream::unfold(stream, |mut stream| async move {
@@ -378,8 +378,22 @@ struct LiveStream {
     heartbeat_at: Instant,
     /// When the viewer's credential is looked at again.
     look_at: Instant,
-    is_over: bool,
+    stage: Stage,
     _slot: Slot,
+}
+
+/// How far a stream has come.
+enum Stage {
+    Live,
+    /// The viewer's session has ended. Its own ending is the last thing that its holder is told, however much comes before.
+    Ending {
+        problem: Problem,
+        /// The newest event then: without an ending among them there is no more to wait for.
+        newest: u64,
+    },
+    /// Only the reason is left to be told.
+    Last(Problem),
+    Done,
 }
 
 impl LiveStream {
@@ -388,44 +402,80 @@ impl LiveStream {
         if let Some(begin) = self.begin.take() {
             return Some(begin);
         }
-        while !self.is_over {
-            let wake = self.heartbeat_at.min(self.look_at);
-            let news = tokio::select! {
-                biased;
-                () = self.viewer.changed() => Ok(Vec::new()),
-                news = self.follower.next() => news,
-                () = tokio::time::sleep_until(wake) => Ok(Vec::new()),
-            };
-            let news = match news {
-                Ok(news) => news,
-                Err(FollowError::Gone) => {
-                    self.follower.skip().await.ok()?;
-                    self.told_place = self.follower.place();
-                    let id = self.state.manager.feed().epoch().id(self.told_place);
-                    return Some(format!("{RESET}id: {id}\n\n"));
+        loop {
+            match std::mem::replace(&mut self.stage, Stage::Done) {
+                Stage::Live => {
+                    let news = match self.news().await {
+                        Ok(news) => news,
+                        Err(FollowError::Gone) => {
+                            self.stage = Stage::Live;
+                            return self.reset().await;
+                        }
+                        // The reader comes back by itself.
+                        Err(FollowError::Closed | FollowError::Store(_)) => return None,
+                    };
+                    // After the news were read: an ending among them is seen here too.
+                    match self.viewer.judge(&self.state).await.ok()? {
+                        Verdict::GoOn(look_at) => self.look_at = look_at,
+                        Verdict::Over(problem) => {
+                            self.stage = self.farewell(problem).await;
+                            if let Some(frame) = self.told_before_the_end(news) {
+                                return Some(frame);
+                            }
+                            continue;
+                        }
+                    }
+                    self.stage = Stage::Live;
+                    if !news.is_empty() {
+                        return Some(self.frame_of(&news));
+                    }
+                    if Instant::now() >= self.heartbeat_at {
+                        return Some(self.heartbeat());
+                    }
                 }
-                // The reader comes back by itself.
-                Err(FollowError::Closed | FollowError::Store(_)) => return None,
-            };
-            // After the news were read: an ending among them is seen here too.
-            match self.viewer.judge(&self.state).await.ok()? {
-                Verdict::GoOn(look_at) => self.look_at = look_at,
-                Verdict::Over(problem) => {
-                    self.is_over = true;
-                    return Some(self.last_frame(news, &problem).await);
+                Stage::Ending { problem, newest } => {
+                    let news = match self.follower.pending().await {
+                        Err(FollowError::Gone) => self.follower.pending().await,
+                        news => news,
+                    };
+                    let news = news.unwrap_or_default();
+                    self.stage = if news.is_empty() {
+                        Stage::Last(problem)
+                    } else {
+                        Stage::Ending { problem, newest }
+                    };
+                    if let Some(frame) = self.told_before_the_end(news) {
+                        return Some(frame);
+                    }
                 }
-            }
-            if !news.is_empty() {
-                return Some(self.frame_of(&news));
-            }
-            if Instant::now() >= self.heartbeat_at {
-                return Some(self.heartbeat());
+                Stage::Last(problem) => {
+                    return Some(format!("event: end\ndata: {}\n\n", problem.to_json("")));
+                }
+                Stage::Done => return None,
             }
         }
-        None
     }
 
-    fn frame_of(&mut self, news: &[crate::event::RecordedEvent]) -> String {
+    /// The next events; none when something else is to be done.
+    async fn news(&mut self) -> Result<Vec<RecordedEvent>, FollowError> {
+        let wake = self.heartbeat_at.min(self.look_at);
+        tokio::select! {
+            biased;
+            () = self.viewer.changed() => Ok(Vec::new()),
+            news = self.follower.next() => news,
+            () = tokio::time::sleep_until(wake) => Ok(Vec::new()),
+        }
+    }
+
+    /// Passes over what came until now, of which some is gone, and says so.
+    async fn reset(&mut self) -> Option<String> {
+        self.follower.skip().await.ok()?;
+        self.told_place = self.follower.place();
+        let id = self.state.manager.feed().epoch().id(self.told_place);
+        Some(format!("{RESET}id: {id}\n\n"))
+    }
+
+    fn frame_of(&mut self, news: &[RecordedEvent]) -> String {
         let epoch = self.state.manager.feed().epoch();
         let mut frame = String::new();
         for recorded in news {
@@ -450,24 +500,43 @@ impl LiveStream {
         format!(":\nid: {}\n\n", self.state.manager.feed().epoch().id(place))
     }
 
-    /// What is left to be told, and why there is no more. Of a session that has ended its own ending is the last thing that
-    /// its holder is told; of a token that is not good any more, nothing.
-    async fn last_frame(&mut self, mut news: Vec<crate::event::RecordedEvent>, problem: &Problem) -> String {
-        let mut frame = String::new();
-        if let (Viewer::Person { id, .. }, true) = (&self.viewer, problem.is_of_ended_session()) {
-            let id = *id;
-            if news.is_empty() {
-                news = self.follower.pending().await.unwrap_or_default();
-            }
-            let is_own_ending = |recorded: &crate::event::RecordedEvent| {
-                recorded.event.session_id == Some(id) && recorded.event.kind.is_ending()
-            };
-            if let Some(at) = news.iter().position(is_own_ending) {
-                news.truncate(at + 1);
-            }
-            frame = self.frame_of(&news);
+    /// What is left to be told when it may not go on: up to the ending of the viewer's session if it has ended; to who has a
+    /// token that is not good any more, nothing.
+    async fn farewell(&mut self, problem: Problem) -> Stage {
+        let Viewer::Person { app, id, .. } = &self.viewer else {
+            return Stage::Last(problem);
+        };
+        if !problem.is_of_ended_session() {
+            return Stage::Last(problem);
         }
-        frame + &format!("event: end\ndata: {}\n\n", problem.to_json(""))
+        // The sweeper may not have come by yet. If nothing can be written, or read, the reason must do.
+        let manager = &self.state.manager;
+        let written = manager.write_ending(app, *id).await;
+        match written.and(manager.feed().place(None).await) {
+            Ok(newest) => {
+                self.follower.look_again();
+                Stage::Ending { problem, newest }
+            }
+            Err(_) => Stage::Last(problem),
+        }
+    }
+
+    /// Of these events those that are told before the end, if it is to come: none after the viewer's own ending.
+    fn told_before_the_end(&mut self, mut news: Vec<RecordedEvent>) -> Option<String> {
+        let (Stage::Ending { newest, .. }, Viewer::Person { id, .. }) = (&self.stage, &self.viewer) else {
+            return None;
+        };
+        let is_last = |recorded: &RecordedEvent| {
+            recorded.number >= *newest
+                || (recorded.event.session_id == Some(*id) && recorded.event.kind.is_ending())
+        };
+        if let Some(at) = news.iter().position(is_last) {
+            news.truncate(at + 1);
+            if let Stage::Ending { problem, .. } = std::mem::replace(&mut self.stage, Stage::Done) {
+                self.stage = Stage::Last(problem);
+            }
+        }
+        (!news.is_empty()).then(|| self.frame_of(&news))
     }
 }
 

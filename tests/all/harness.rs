@@ -302,23 +302,18 @@ impl Request<'_> {
 
     /// The same as something that a task of its own can do.
     pub fn sent(self) -> impl Future<Output = Reply> + Send + use<> {
+        let response = self.opened();
+        async move { Reply::of(response.await).await }
+    }
+
+    /// Sends it and answers once the head is there, with the body still to come.
+    pub fn opened(self) -> impl Future<Output = reqwest::Response> + Send + use<> {
         let url = format!("{}{}", self.server.base, self.path);
         let mut request = self.server.client.request(self.method, url).headers(self.headers);
         if let Some(body) = self.body {
             request = request.body(body);
         }
-        async move {
-            let response = request.send().await.expect("an answer");
-            let (status, headers) = (response.status().as_u16(), response.headers().clone());
-            let text = response.text().await.expect("a body");
-            let json = serde_json::from_str(&text).unwrap_or(Value::Null);
-            Reply {
-                status,
-                headers,
-                text,
-                json,
-            }
-        }
+        async move { request.send().await.expect("an answer") }
     }
 }
 
@@ -333,6 +328,19 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// Reads an answer to its end.
+    pub async fn of(response: reqwest::Response) -> Self {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let text = response.text().await.expect("a body");
+        let json = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Self {
+            status,
+            headers,
+            text,
+            json,
+        }
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().expect("text"))
     }

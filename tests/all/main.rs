@@ -7,8 +7,9 @@ mod browser_driver;
 mod harness;
 #[allow(dead_code)]
 mod process;
-#[allow(dead_code)]
 mod receiver;
+#[allow(dead_code)]
+mod sse;
 #[allow(dead_code)]
 mod stores;
 #[allow(dead_code)]
@@ -36,6 +37,8 @@ mod device_names;
 mod disk_full;
 mod edge;
 mod ending;
+mod event_pages;
+mod event_streams;
 mod house;
 mod idempotency;
 mod identities;

@@ -728,6 +728,19 @@ async fn follower_misses_nothing_that_it_read_before_it_was_rung() {
 }
 
 #[tokio::test]
+async fn place_that_was_given_before_the_first_event_is_good_while_that_is_kept() {
+    let m = Managed::start().await;
+    let before = feed(&m).epoch().id(newest(&m).await);
+    m.sign_in("ada").await;
+    assert_eq!(feed(&m).place(Some(before)).await.expect("known"), 0);
+    m.sign_in("bob").await;
+    assert_eq!(feed(&m).place(Some(before)).await.expect("known"), 0);
+    purge_all(&m).await;
+    let gone = feed(&m).place(Some(before)).await;
+    assert!(matches!(gone, Err(Error::CursorGone)), "{gone:?}");
+}
+
+#[tokio::test]
 async fn place_is_known_only_while_its_event_is_kept_and_in_its_own_history() {
     let m = Managed::start().await;
     for name in ["ada", "bob", "cyd"] {
@@ -742,7 +755,7 @@ async fn place_is_known_only_while_its_event_is_kept_and_in_its_own_history() {
         Err(error) => panic!("{error:?}"),
     };
     let cases = [
-        (epoch.id(0), None, "before the first"),
+        (epoch.id(0), None, "before the first, which is gone"),
         (epoch.id(1), None, "purged"),
         (epoch.id(2), Some(2), "the oldest that is kept"),
         (epoch.id(3), Some(3), "the newest"),
