@@ -147,7 +147,7 @@ pub struct Event {
     pub device_info: Option<String>,
     /// The address it was used from.
     pub ip_address: Option<std::net::IpAddr>,
-    /// Its place in words.
+    /// Its place in words, if that is known of this address.
     pub location: Option<String>,
     /// What only this kind has, as a JSON object.
     pub data: Option<String>,
@@ -167,7 +167,12 @@ impl Event {
             ended_by: None,
             device_info: session.device.as_ref().and_then(crate::session::Device::info),
             ip_address: session.last_ip_address.or(session.ip_address),
-            location: session.place.as_ref().map(crate::session::Place::info),
+            // The place is that of the first address.
+            location: session
+                .place
+                .as_ref()
+                .filter(|_| session.last_ip_address.is_none())
+                .map(crate::session::Place::info),
             data: None,
         }
     }

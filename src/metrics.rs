@@ -34,6 +34,8 @@ pub struct Metrics {
     pub webhook_deliveries: Family<[(&'static str, &'static str); 1], Counter>,
     /// Deliveries of webhooks that are not done.
     pub webhook_deliveries_pending: Gauge,
+    /// Times that a stream had to wait as events could not be read.
+    pub event_stream_waits: Counter,
     /// Requests answered, by operation and status.
     pub http_requests: Family<[(&'static str, String); 2], Counter>,
     /// Seconds from a request's head to its answer's head.
@@ -75,6 +77,7 @@ impl Metrics {
             touches_dropped: Counter::default(),
             sessions_ended: Family::default(),
             event_streams: Gauge::default(),
+            event_stream_waits: Counter::default(),
             webhook_deliveries: Family::default(),
             webhook_deliveries_pending: Gauge::default(),
             http_requests: Family::default(),
@@ -152,6 +155,11 @@ impl Metrics {
             "webhook_deliveries_pending",
             "Deliveries of webhooks that are not done",
             metrics.webhook_deliveries_pending.clone(),
+        );
+        r.register(
+            "event_stream_waits",
+            "Times that a live stream had to wait as events could not be read",
+            metrics.event_stream_waits.clone(),
         );
         r.register(
             "http_requests",

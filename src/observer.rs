@@ -396,6 +396,13 @@ impl Follower {
             if !events.is_empty() {
                 return Ok(events);
             }
+            self.rung().await;
+        }
+    }
+
+    /// Waits until there may be something to read, or the feed is closed. May be cancelled.
+    pub async fn rung(&self) {
+        if self.unread_from == NOTHING && self.bell.first.load(Ordering::Acquire) == NOTHING {
             self.bell.rung.notified().await;
         }
     }

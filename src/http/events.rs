@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use actix_web::http::header;
+use actix_web::http::{ConnectionType, Version, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::stream;
 use serde::Serialize;
@@ -35,8 +35,16 @@ use crate::user::UserId;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// When a reader whose connection was lost tries again, in milliseconds.
 const RETRY_MILLIS: u32 = 3_000;
-/// Streams of one server: what is left of its connections is for everything else.
+/// Streams of all people together: what is left of the connections is for everything else.
 const STREAMS_MAX: usize = 6_000;
+/// Of visitors, who come unasked, no more than half of them.
+const STREAMS_OF_VISITORS_MAX: usize = STREAMS_MAX / 2;
+/// Passed deadlines that are written down for the one of a stream's own session.
+const OVERDUE_PER_END: usize = 100;
+/// How long a stream waits that could not be read, or not be judged, before it tries again.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+/// How soon a credential is looked at again at the earliest.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Streams of one person, each an open page; and of one app's backends.
 const STREAMS_OF_PERSON_MAX: usize = 16;
 const STREAMS_OF_APP_MAX: usize = 64;
@@ -63,10 +71,32 @@ pub struct EventParams {
     /// Only these types, separated by commas.
     #[param(example = "session.created,session.revoked")]
     types: Option<String>,
-    /// Pages only: `oldest` (first; the default) or `newest`.
-    order: Option<String>,
+    /// Pages only: which come first; by default the oldest.
+    #[param(inline)]
+    order: Option<EventOrder>,
     /// Pages only: 1 to 200, by default 50. A page can be shorter, or empty, and still have a `next_cursor`.
     limit: Option<usize>,
+}
+
+/// Which come first.
+#[derive(Debug, ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[allow(dead_code)]
+pub enum EventOrder {
+    /// From the oldest one that is kept on.
+    Oldest,
+    /// From the newest one back.
+    Newest,
+}
+
+/// Where a stream was cut off.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code)]
+pub struct LastEventParams {
+    /// Streams only: go on after the event with this id. Browsers send it by themselves.
+    #[param(rename = "Last-Event-ID")]
+    last_event_id: Option<String>,
 }
 
 /// Whose.
@@ -86,7 +116,7 @@ pub struct EventUserParams {
 /// API key is revoked.
 #[utoipa::path(
     get, path = "/v1/events", tag = "service", security(("api_key" = [])),
-    params(EventParams, EventUserParams),
+    params(EventParams, EventUserParams, LastEventParams),
     responses(
         (status = 200, description = "A page, or a stream of them",
          content((EventPageBody<'static> = "application/json"), (String = "text/event-stream"))),
@@ -110,7 +140,8 @@ pub async fn list_events(request: HttpRequest, state: StateData) -> Result<HttpR
         return page(&state, filter, &asked).await;
     };
     let slot = Slot::take(&state, Share::App(app), STREAMS_OF_APP_MAX)?;
-    open(state, filter, stream, Viewer::Backend(key), slot).await
+    let stream = LiveStream::begin(state, filter, stream, Viewer::Backend(key), slot).await?;
+    Ok(answer(&request, stream))
 }
 
 /// Tells what happened to the person's own sessions: a page, or with `Accept: text/event-stream` a live stream.
@@ -119,7 +150,7 @@ pub async fn list_events(request: HttpRequest, state: StateData) -> Result<HttpR
 /// is over or its token is no longer good. No call here extends the session.
 #[utoipa::path(
     get, path = "/v1/me/events", tag = "self", security(("session_token" = []), ("session_cookie" = [])),
-    params(EventParams, AppParams),
+    params(EventParams, AppParams, LastEventParams),
     responses(
         (status = 200, description = "A page, or a stream of them",
          content((EventPageBody<'static> = "application/json"), (String = "text/event-stream"))),
@@ -163,7 +194,8 @@ pub async fn list_own_events(request: HttpRequest, state: StateData) -> Result<H
         id,
         presented: holder.token.hash(),
     };
-    open(state, filter, stream, viewer, slot).await
+    let stream = LiveStream::begin(state, filter, stream, viewer, slot).await?;
+    Ok(answer(&request, stream))
 }
 
 /// What a request asks for.
@@ -200,7 +232,7 @@ impl Asked {
                     query.wrong(name, "is for pages; a stream has none");
                 }
             }
-            let last = request.headers().get("last-event-id");
+            let last = request.headers().get("last-event-id").filter(|id| !id.is_empty());
             match (last.map(|id| id.to_str().ok().and_then(EventId::parse)), after) {
                 (Some(Some(id)), _) | (None, Some(id)) => StreamStart::After(id),
                 (Some(None), _) => StreamStart::Unknown,
@@ -234,14 +266,21 @@ fn kinds(query: &mut Query) -> Vec<EventKind> {
     kinds
 }
 
+/// Whether a stream is what the caller names first of the two.
 fn wants_stream(request: &HttpRequest) -> bool {
     let accepted = request.headers().get_all(header::ACCEPT);
     let accepted = accepted.filter_map(|value| value.to_str().ok());
-    let mut types = accepted.flat_map(|value| value.split(','));
-    types.any(|one| {
-        let name = one.split(';').next().unwrap_or_default();
-        name.trim().eq_ignore_ascii_case("text/event-stream")
-    })
+    let types = accepted.flat_map(|value| value.split(','));
+    let names = types.filter_map(|one| {
+        let mut parts = one.split(';').map(str::trim);
+        let name = parts.next()?.to_ascii_lowercase();
+        let is_refused = parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
+        (!is_refused && matches!(name.as_str(), "text/event-stream" | "application/json")).then_some(name)
+    });
+    names
+        .into_iter()
+        .next()
+        .is_some_and(|name| name == "text/event-stream")
 }
 
 async fn page(state: &State, filter: EventFilter, asked: &Asked) -> Result<HttpResponse, Problem> {
@@ -262,50 +301,22 @@ async fn page(state: &State, filter: EventFilter, asked: &Asked) -> Result<HttpR
     Ok(json(HttpResponse::Ok(), &body))
 }
 
-async fn open(
-    state: StateData,
-    filter: EventFilter,
-    start: StreamStart,
-    viewer: Viewer,
-    slot: Slot,
-) -> Result<HttpResponse, Problem> {
-    let feed = Arc::clone(state.manager.feed());
-    let known = match start {
-        StreamStart::Now => Ok(feed.place(None).await?),
-        StreamStart::Unknown => Err(feed.place(None).await?),
-        StreamStart::After(id) => match feed.place(Some(id)).await {
-            Ok(place) => Ok(place),
-            Err(crate::error::Error::CursorGone) => Err(feed.place(None).await?),
-            Err(error) => return Err(error.into()),
-        },
-    };
-    let (Ok(place) | Err(place)) = known;
-    let mut begin = format!("retry: {RETRY_MILLIS}\n");
-    if known.is_err() {
-        begin.push_str(RESET);
-    }
-    // Without news too, so that a reader that is cut off goes on from here.
-    begin.push_str(&format!("id: {}\n\n", feed.epoch().id(place)));
-    let stream = LiveStream {
-        follower: feed.follow(filter, place),
-        state,
-        viewer,
-        begin: Some(begin),
-        told_place: place,
-        heartbeat_at: Instant::now() + HEARTBEAT,
-        look_at: Instant::now(),
-        stage: Stage::Live,
-        _slot: slot,
-    };
+fn answer(request: &HttpRequest, stream: LiveStream) -> HttpResponse {
     let frames = stream::unfold(stream, |mut stream| async move {
         let frame = stream.next_frame().await?;
         Some((Ok::<_, Infallible>(web::Bytes::from(frame)), stream))
     });
-    Ok(HttpResponse::Ok()
+    let mut response = HttpResponse::Ok()
         .content_type("text/event-stream")
         // Some proxies collect what they pass on unless they are told not to.
         .insert_header(("x-accel-buffering", "no"))
-        .streaming(Box::pin(frames)))
+        .streaming(Box::pin(frames));
+    if request.version() < Version::HTTP_11 {
+        // Without chunks, which came with 1.1: the end of the connection is the end of the stream.
+        response.head_mut().no_chunking(true);
+        response.head_mut().set_connection_type(ConnectionType::Close);
+    }
+    response
 }
 
 const RESET: &str = "event: reset\ndata: {\"code\":\"cursor_gone\",\"detail\":\"The events after that one are not all \
@@ -355,7 +366,7 @@ impl Viewer {
                 Standing::Good { until } => {
                     let left = until.millis_since(state.manager.clock().now());
                     let left = Duration::from_millis(u64::try_from(left).unwrap_or_default());
-                    Verdict::GoOn(next_look.min(Instant::now() + left))
+                    Verdict::GoOn(next_look.min(Instant::now() + left.max(LOOK_AGAIN)))
                 }
                 Standing::Refused(refusal) => Verdict::Over(refusal_problem(refusal, state, app)),
             }),
@@ -378,6 +389,8 @@ struct LiveStream {
     heartbeat_at: Instant,
     /// When the viewer's credential is looked at again.
     look_at: Instant,
+    /// What was read and is told once it is known that it may be.
+    unjudged: Vec<RecordedEvent>,
     stage: Stage,
     _slot: Slot,
 }
@@ -397,6 +410,44 @@ enum Stage {
 }
 
 impl LiveStream {
+    async fn begin(
+        state: StateData,
+        filter: EventFilter,
+        start: StreamStart,
+        viewer: Viewer,
+        slot: Slot,
+    ) -> Result<Self, Problem> {
+        let feed = Arc::clone(state.manager.feed());
+        let known = match start {
+            StreamStart::Now => Ok(feed.place(None).await?),
+            StreamStart::Unknown => Err(feed.place(None).await?),
+            StreamStart::After(id) => match feed.place(Some(id)).await {
+                Ok(place) => Ok(place),
+                Err(crate::error::Error::CursorGone) => Err(feed.place(None).await?),
+                Err(error) => return Err(error.into()),
+            },
+        };
+        let (Ok(place) | Err(place)) = known;
+        let mut begin = format!("retry: {RETRY_MILLIS}\n");
+        if known.is_err() {
+            begin.push_str(RESET);
+        }
+        // Without news too, so that a reader that is cut off goes on from here.
+        begin.push_str(&format!("id: {}\n\n", feed.epoch().id(place)));
+        Ok(Self {
+            follower: feed.follow(filter, place),
+            state,
+            viewer,
+            begin: Some(begin),
+            told_place: place,
+            heartbeat_at: Instant::now() + HEARTBEAT,
+            look_at: Instant::now(),
+            unjudged: Vec::new(),
+            stage: Stage::Live,
+            _slot: slot,
+        })
+    }
+
     /// What is sent next; `None` at the end.
     async fn next_frame(&mut self) -> Option<String> {
         if let Some(begin) = self.begin.take() {
@@ -405,28 +456,35 @@ impl LiveStream {
         loop {
             match std::mem::replace(&mut self.stage, Stage::Done) {
                 Stage::Live => {
-                    let news = match self.news().await {
-                        Ok(news) => news,
-                        Err(FollowError::Gone) => {
-                            self.stage = Stage::Live;
-                            return self.reset().await;
-                        }
+                    self.stage = Stage::Live;
+                    match self.read().await {
+                        Ok(()) => {}
+                        Err(FollowError::Gone) => return self.reset().await,
                         // The reader comes back by itself.
-                        Err(FollowError::Closed | FollowError::Store(_)) => return None,
-                    };
+                        Err(FollowError::Closed) => return None,
+                        Err(FollowError::Store(error)) => {
+                            self.wait_for_store(&error.to_string()).await;
+                            continue;
+                        }
+                    }
                     // After the news were read: an ending among them is seen here too.
-                    match self.viewer.judge(&self.state).await.ok()? {
-                        Verdict::GoOn(look_at) => self.look_at = look_at,
-                        Verdict::Over(problem) => {
+                    match self.viewer.judge(&self.state).await {
+                        Ok(Verdict::GoOn(look_at)) => self.look_at = look_at,
+                        Ok(Verdict::Over(problem)) => {
                             self.stage = self.farewell(problem).await;
+                            let news = std::mem::take(&mut self.unjudged);
                             if let Some(frame) = self.told_before_the_end(news) {
                                 return Some(frame);
                             }
                             continue;
                         }
+                        Err(problem) => {
+                            self.wait_for_store(&problem.to_string()).await;
+                            continue;
+                        }
                     }
-                    self.stage = Stage::Live;
-                    if !news.is_empty() {
+                    if !self.unjudged.is_empty() {
+                        let news = std::mem::take(&mut self.unjudged);
                         return Some(self.frame_of(&news));
                     }
                     if Instant::now() >= self.heartbeat_at {
@@ -456,15 +514,29 @@ impl LiveStream {
         }
     }
 
-    /// The next events; none when something else is to be done.
-    async fn news(&mut self) -> Result<Vec<RecordedEvent>, FollowError> {
-        let wake = self.heartbeat_at.min(self.look_at);
-        tokio::select! {
-            biased;
-            () = self.viewer.changed() => Ok(Vec::new()),
-            news = self.follower.next() => news,
-            () = tokio::time::sleep_until(wake) => Ok(Vec::new()),
+    /// Reads the next events, once there are any; none when something else is to be done. What is read is never given up
+    /// for that: only waiting is.
+    async fn read(&mut self) -> Result<(), FollowError> {
+        if !self.unjudged.is_empty() {
+            return Ok(());
         }
+        let wake = self.heartbeat_at.min(self.look_at);
+        if wake > Instant::now() {
+            tokio::select! {
+                () = self.viewer.changed() => {}
+                () = self.follower.rung() => {}
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+        self.unjudged = self.follower.pending().await?;
+        Ok(())
+    }
+
+    /// Keeps the stream, without telling anything, until the store can be read again.
+    async fn wait_for_store(&self, error: &str) {
+        log::debug!("a live stream waits for the store: {error}");
+        self.state.manager.metrics().event_stream_waits.inc();
+        tokio::time::sleep(STORE_RETRY).await;
     }
 
     /// Passes over what came until now, of which some is gone, and says so.
@@ -503,15 +575,12 @@ impl LiveStream {
     /// What is left to be told when it may not go on: up to the ending of the viewer's session if it has ended; to who has a
     /// token that is not good any more, nothing.
     async fn farewell(&mut self, problem: Problem) -> Stage {
-        let Viewer::Person { app, id, .. } = &self.viewer else {
-            return Stage::Last(problem);
-        };
-        if !problem.is_of_ended_session() {
+        if !matches!(self.viewer, Viewer::Person { .. }) || !problem.is_of_ended_session() {
             return Stage::Last(problem);
         }
         // The sweeper may not have come by yet. If nothing can be written, or read, the reason must do.
         let manager = &self.state.manager;
-        let written = manager.write_ending(app, *id).await;
+        let written = manager.expire_overdue(OVERDUE_PER_END).await;
         match written.and(manager.feed().place(None).await) {
             Ok(newest) => {
                 self.follower.look_again();
@@ -548,13 +617,24 @@ enum Share {
     Session(SessionId),
 }
 
+impl Share {
+    fn is_visitors(&self) -> bool {
+        matches!(self, Self::Session(_))
+    }
+
+    fn is_persons(&self) -> bool {
+        !matches!(self, Self::App(_))
+    }
+}
+
 /// How many streams there are.
 #[derive(Default)]
 pub struct Streams(Mutex<Counts>);
 
 #[derive(Default)]
 struct Counts {
-    all: usize,
+    of_people: usize,
+    of_visitors: usize,
     of: HashMap<Share, usize>,
 }
 
@@ -567,15 +647,19 @@ struct Slot {
 impl Slot {
     fn take(state: &StateData, share: Share, max: usize) -> Result<Self, Problem> {
         let mut counts = state.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.all >= STREAMS_MAX {
-            return Err(Problem::no_more_streams(STREAMS_MAX));
+        let (is_persons, is_visitors) = (share.is_persons(), share.is_visitors());
+        if is_persons && counts.of_people >= STREAMS_MAX
+            || is_visitors && counts.of_visitors >= STREAMS_OF_VISITORS_MAX
+        {
+            return Err(Problem::no_more_streams());
         }
         let count = counts.of.entry(share.clone()).or_default();
         if *count >= max {
             return Err(Problem::too_many_streams(max));
         }
         *count += 1;
-        counts.all += 1;
+        counts.of_people += usize::from(is_persons);
+        counts.of_visitors += usize::from(is_visitors);
         drop(counts);
         state.manager.metrics().event_streams.inc();
         Ok(Self {
@@ -593,7 +677,8 @@ impl Drop for Slot {
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        counts.all -= 1;
+        counts.of_people -= usize::from(self.share.is_persons());
+        counts.of_visitors -= usize::from(self.share.is_visitors());
         if let Entry::Occupied(mut count) = counts.of.entry(self.share.clone()) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {

@@ -224,9 +224,8 @@ impl Problem {
     }
 
     /// The server has as many streams as it takes.
-    pub fn no_more_streams(max: usize) -> Self {
-        let detail =
-            format!("This server has {max} live streams, and there may be no more. Ask for pages, or later.");
+    pub fn no_more_streams() -> Self {
+        let detail = "This server has as many live streams as it may. Ask for pages, or later.";
         Self::new(Code::Overloaded, detail).with(|more| more.retry_after_secs = Some(STREAMS_RETRY_SECS))
     }
 

@@ -12,10 +12,10 @@ use crate::cache::{CachedSession, Filled};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::session::{
-    AppName, EndedBy, Ending, Grace, Nonce, Reason, Replaced, SecretHash, Session, SessionId, SuccessorSeen,
-    Token, Touch, WhichToken,
+    AppName, Ending, Grace, Nonce, Replaced, SecretHash, Session, SessionId, SuccessorSeen, Token, Touch,
+    WhichToken,
 };
-use crate::store::{EndRequest, Owner, REPORT_INTERVAL_MILLIS, Renewal, Renewed};
+use crate::store::{REPORT_INTERVAL_MILLIS, Renewal, Renewed};
 
 /// How often a row is read again because its session changed while it was read.
 const READS_PER_CHECK_MAX: usize = 3;
@@ -165,27 +165,6 @@ impl SessionManager {
             Some(ending) => Standing::Refused(Refusal::SessionEnded(ending)),
             None => Standing::Good { until },
         })
-    }
-
-    /// Writes the ending of a session down whose deadline has passed, instead of leaving that to the sweeper. Any other
-    /// session stays as it is.
-    pub async fn write_ending(&self, app: &AppName, id: SessionId) -> Result<(), Error> {
-        let now = self.clock.now();
-        let entry = self.cached_or_read(id).await?;
-        // What is over by the clock stays so: of this only the moment of writing is decided here.
-        let is_unwritten = entry.is_some_and(|entry| {
-            let is_over = self.ending_as_of(&entry, now).is_some();
-            is_over && entry.row().app == *app && entry.row().ending.is_none()
-        });
-        if is_unwritten {
-            let request = EndRequest {
-                now,
-                reason: Reason::known(Reason::IDLE_TIMEOUT),
-                by: EndedBy::Timeout,
-            };
-            self.store.end(app.clone(), id, Owner::Anyone, request).await?;
-        }
-        Ok(())
     }
 
     fn judge(

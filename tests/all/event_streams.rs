@@ -184,7 +184,7 @@ async fn unknown_place_is_said_and_the_stream_goes_on_from_now() {
     server.tick().await;
     let epoch = server.manager.feed().epoch();
     let (ahead, elsewhere) = (epoch.id(99).to_string(), Epoch::random().id(2).to_string());
-    let unknown = ["garbage", "", "evt_", "\u{e9}", &purged, &ahead, &elsewhere];
+    let unknown = ["garbage", "evt_", "\u{e9}", &purged, &ahead, &elsewhere];
     for id in unknown {
         let mut asked = vec![of_app(&server, "").header("last-event-id", id)];
         if id.len() > 10 {
@@ -769,7 +769,9 @@ async fn stream_is_what_is_asked_for_by_its_type() {
         ("text/event-stream", true),
         ("TEXT/Event-Stream", true),
         ("text/event-stream; charset=utf-8", true),
-        ("application/json, text/event-stream;q=0.5", true),
+        ("application/json, text/event-stream;q=0.5", false),
+        ("text/html, text/event-stream;q=0.9, application/json;q=0.5", true),
+        ("text/event-stream;q=0, application/json", false),
         ("text/event-stream, */*", true),
         ("application/json", false),
         ("*/*", false),
@@ -787,7 +789,7 @@ async fn stream_is_what_is_asked_for_by_its_type() {
         assert_eq!(response.headers()["content-type"], expected, "{accept:?}");
     }
     let twice = of_app(&server, "")
-        .header("accept", "application/json")
+        .header("accept", "text/html")
         .header("accept", "text/event-stream");
     assert_eq!(
         twice.opened().await.headers()["content-type"],

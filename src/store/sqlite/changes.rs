@@ -32,7 +32,7 @@ pub(super) fn end_session(
         by: request.by,
     };
     let ending = overdue.unwrap_or_else(asked);
-    batch
+    let changed = batch
         .connection
         .prepare_cached(
             "UPDATE sessions SET ended_at = ?2, revoked_reason = ?3, ended_by = ?4
@@ -44,6 +44,10 @@ pub(super) fn end_session(
             ending.reason.as_str(),
             ending.by.as_str()
         ])?;
+    if changed == 0 {
+        // It has one already, and that stays the only one.
+        return Ok(reads::find(batch.connection, session.id)?.unwrap_or(session));
+    }
     if session.data_version > 0 {
         // Nobody can read it any more; the row stays to say how the session ended.
         batch
