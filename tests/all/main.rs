@@ -26,6 +26,7 @@ mod browser_live;
 mod cache;
 mod checking;
 mod cli;
+mod cli_events;
 mod client_sessions;
 mod config;
 mod contract;
