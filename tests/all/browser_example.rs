@@ -1,6 +1,5 @@
 //! `examples/web_session.rs` beside a real `sessiond dev`, as its visitors have it.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use reqwest::redirect::Policy;
@@ -10,23 +9,7 @@ use tempfile::TempDir;
 
 use crate::browser_driver::{Browser, Driver, ENTER};
 use crate::harness::PATIENCE;
-use crate::process::{Process, Served};
-
-/// Where the example is: beside the directory of the test binary.
-fn web_session() -> PathBuf {
-    let this = std::env::current_exe().expect("the path of this binary");
-    let profile = this
-        .parent()
-        .and_then(Path::parent)
-        .expect("it is in target/PROFILE/deps");
-    let example = profile.join("examples/web_session");
-    assert!(
-        example.is_file(),
-        "{} is not there: `cargo build --examples` makes it, as do `cargo test` and `cargo nextest run` without `--test`",
-        example.display()
-    );
-    example
-}
+use crate::process::{Process, Served, example};
 
 /// The two processes.
 struct Servers {
@@ -47,7 +30,7 @@ impl Servers {
         let mut sessiond = Served::dev(dir.path());
         let line = sessiond.process.stdout.until("export KEY=");
         let (_, key) = line.trim_end().split_once('=').expect("a key");
-        let mut command = Command::new(web_session());
+        let mut command = Command::new(example("web_session"));
         command
             .arg("127.0.0.1:0")
             .env_clear()

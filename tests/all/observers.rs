@@ -17,6 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
 use crate::harness::eventually;
+use crate::process::{Process, example, names_in};
 use crate::stores::{Managed, app, app_named, at, check, ended, is_pending, logout, soon, user};
 use crate::support::add_app;
 
@@ -901,6 +902,28 @@ async fn id_of_an_event_is_good_after_a_restart() {
     let id = feed(&m).epoch().id(1);
     let m = m.restart_without_flush().await;
     assert_eq!(feed(&m).place(Some(id)).await.expect("known"), 1);
+}
+
+#[test]
+fn example_prints_what_happens_to_its_sessions() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut command = std::process::Command::new(example("observe"));
+    command.current_dir(dir.path()).env_clear();
+    let printed = Process::spawn(command).finish().exited(0);
+    let words: Vec<&str> = printed
+        .lines()
+        .filter_map(|line| line.split_once("  "))
+        .map(|(_, words)| words)
+        .collect();
+    assert_eq!(
+        words,
+        [
+            "session.created  ada",
+            "session.created  ada",
+            "session.revoked  ada  logout"
+        ]
+    );
+    assert!(names_in(dir.path()).is_empty(), "it leaves nothing");
 }
 
 // Watching one session.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Instant;
@@ -17,6 +17,22 @@ pub fn sessiond<A: AsRef<OsStr>>(dir: &Path, arguments: impl IntoIterator<Item =
     let mut command = Command::new(env!("CARGO_BIN_EXE_sessiond"));
     command.args(arguments).current_dir(dir).env_clear();
     command
+}
+
+/// Where an example of the project is: beside the directory of the test binary.
+pub fn example(name: &str) -> PathBuf {
+    let this = std::env::current_exe().expect("the path of this binary");
+    let profile = this
+        .parent()
+        .and_then(Path::parent)
+        .expect("it is in target/PROFILE/deps");
+    let example = profile.join("examples").join(name);
+    assert!(
+        example.is_file(),
+        "{} is not there: `cargo build --examples` makes it, as do `cargo test` and `cargo nextest run` without `--test`",
+        example.display()
+    );
+    example
 }
 
 /// Runs a command to its end.
