@@ -2,7 +2,7 @@
 # What the rows of events cost a create: three servers side by side, interleaved rounds, medians.
 #   with     as it is
 #   no-index event rows without the index by user (dropped in that database)
-#   without  built with --cfg sessiond_bench_without_events: no event is written
+#   without  built with SESSIOND_BENCH_WITHOUT_EVENTS set: no event is written
 # Needs wrk (Debian: wrk), taskset and two cores: the servers on the first, the load on the second. Loopback only.
 # About 5 minutes after building. ROUNDS=5 SECONDS_EACH=4 USERS=100000 can be set.
 set -euo pipefail
@@ -20,8 +20,10 @@ stop() {
 }
 trap stop EXIT
 
+SESSIOND_BENCH_WITHOUT_EVENTS=1 cargo build --quiet --release --locked
+cp target/release/sessiond "$WORK/without"
 cargo build --quiet --release --locked
-RUSTFLAGS="--cfg sessiond_bench_without_events" cargo build --quiet --release --locked --target-dir target/without-events
+cp target/release/sessiond "$WORK/with"
 
 cat >"$WORK/create.lua" <<LUA
 math.randomseed(os.time())
@@ -37,9 +39,9 @@ end
 LUA
 
 declare -A port pid_of key_of binary
-binary[with]=target/release/sessiond
-binary[no-index]=target/release/sessiond
-binary[without]=target/without-events/release/sessiond
+binary[with]=$WORK/with
+binary[no-index]=$WORK/with
+binary[without]=$WORK/without
 KINDS=(with no-index without)
 next=18431
 for kind in "${KINDS[@]}"; do
