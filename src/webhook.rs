@@ -41,6 +41,8 @@ const BACK_OFF_MILLIS: i64 = 5_000;
 const BACK_OFF_MILLIS_MAX: i64 = 60 * 60 * 1_000;
 /// The shortest wait: chance alone may not make two attempts one.
 const WAIT_MILLIS_MIN: i64 = 1_000;
+/// Attempts that a delivery has at least, however long ago the first was: while a server does not run it makes none.
+const ATTEMPTS_MIN: u32 = 5;
 /// The longest wait that a receiver can ask for, in milliseconds: a day.
 const RETRY_AFTER_MILLIS_MAX: i64 = 24 * 60 * 60 * 1_000;
 
@@ -300,7 +302,8 @@ pub struct FailedAttempt {
 /// When a delivery is tried again; `None` when its time is over.
 ///
 /// Waits grow from 5 s to an hour by doubling, and of each a random part is waited ("full jitter"), so that many that
-/// failed together do not come back together. A longer wait that the receiver asks for is kept, up to a day.
+/// failed together do not come back together. A longer wait that the receiver asks for is kept, up to a day. What counts
+/// is when an attempt failed, not when the next would be: else whoever asks for a day would lose what it was asked about.
 pub fn next_attempt(failed: &FailedAttempt, random: u32) -> Option<Timestamp> {
     let doublings = failed.attempts.saturating_sub(1).min(20);
     let longest = BACK_OFF_MILLIS_MAX.min(BACK_OFF_MILLIS << doublings);
@@ -309,8 +312,9 @@ pub fn next_attempt(failed: &FailedAttempt, random: u32) -> Option<Timestamp> {
         .retry_after_millis
         .unwrap_or_default()
         .min(RETRY_AFTER_MILLIS_MAX);
-    let at = failed.now.plus_millis(part.max(WAIT_MILLIS_MIN).max(asked));
-    (at.millis_since(failed.first_at) <= RETRY_MILLIS).then_some(at)
+    let is_in_time = failed.now.millis_since(failed.first_at) < RETRY_MILLIS;
+    (is_in_time || failed.attempts < ATTEMPTS_MIN)
+        .then(|| failed.now.plus_millis(part.max(WAIT_MILLIS_MIN).max(asked)))
 }
 
 /// How long a `Retry-After` asks to wait, in milliseconds (RFC 9110 §10.2.3): seconds, or a date.
@@ -437,8 +441,28 @@ mod tests {
 
     #[test]
     fn attempts_end_a_day_after_the_first() {
-        assert_eq!(wait(&failed(30, 23 * HOUR), u32::MAX), Some(HOUR));
-        assert_eq!(wait(&failed(30, 23 * HOUR + 1), u32::MAX), None);
+        assert_eq!(wait(&failed(30, 24 * HOUR - 1), u32::MAX), Some(HOUR));
+        assert_eq!(wait(&failed(30, 24 * HOUR), u32::MAX), None);
+    }
+
+    #[test]
+    fn few_attempts_are_made_however_long_ago_the_first_was() {
+        assert_eq!(wait(&failed(4, 25 * HOUR), u32::MAX), Some(40 * SECOND));
+        assert_eq!(wait(&failed(5, 25 * HOUR), u32::MAX), None);
+    }
+
+    #[test]
+    fn receiver_that_asks_for_a_day_is_asked_again_after_it() {
+        let asked = |attempts, after| FailedAttempt {
+            retry_after_millis: Some(24 * HOUR),
+            ..failed(attempts, after)
+        };
+        assert_eq!(
+            wait(&asked(1, 20), 0),
+            Some(24 * HOUR),
+            "the first attempt took 20 ms"
+        );
+        assert_eq!(wait(&asked(30, 23 * HOUR), 0), Some(24 * HOUR), "at hour 23");
     }
 
     #[test]

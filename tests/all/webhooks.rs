@@ -232,9 +232,15 @@ async fn delivery_fails_when_it_was_tried_for_a_day() {
     server.sign_in("ada").await;
     receiver.next().await;
     delivery(&server, &id, "pending", 1).await;
+    // However late they are, a few attempts are made.
+    for attempts in 2..5 {
+        server.advance(DAY);
+        receiver.next().await;
+        delivery(&server, &id, "pending", attempts).await;
+    }
     server.advance(DAY);
     receiver.next().await;
-    let failed = delivery(&server, &id, "failed", 2).await;
+    let failed = delivery(&server, &id, "failed", 5).await;
     assert_eq!(failed["next_attempt_at"], Value::Null);
     assert_eq!(
         shown(&server, &id).await["state"],
