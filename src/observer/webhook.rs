@@ -2,9 +2,10 @@
 //! and in the order in which they happened to a session.
 //!
 //! [`Webhooks`] makes, changes and lists them, and [`Webhooks::run`] delivers: a task for each (`delivery`), with a bound of
-//! its own, and one over all. Whoever did not answer the last time, or has yet to answer for the first, waits in turn with
-//! others of that kind, and those take no more than half of the places, so that many dead receivers do not delay the living. What is to be sent and how it went is in the store
-//! ([`crate::store::webhooks`]); nothing here is lost with the process.
+//! its own, and one over all. Whoever did not answer soon the last time, or has yet to answer for the first, waits in turn
+//! with others of that kind, and those take no more than half of the places, so that many dead receivers do not delay the
+//! living. What is to be sent and how it went is in the store ([`crate::store::webhooks`]); nothing here is lost with the
+//! process.
 //!
 //! Those that the configuration names are made, changed and deleted at the start of a server ([`Webhooks::apply`]), and by
 //! nobody else; only pausing them is anyone's.
@@ -13,7 +14,7 @@ mod client;
 mod delivery;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -40,12 +41,16 @@ use crate::webhook::{
 
 /// Attempts of all webhooks at once: some sockets, and a batch of the writer's when they end together.
 const PLACES: usize = 32;
-/// Those of them that receivers may take which did not answer the last time, or never did yet.
+/// Those of them that receivers may take which did not answer soon the last time, or never did yet.
 const PLACES_OF_SILENT: usize = PLACES / 2;
 /// Tests at once; they wait for nobody's deliveries, and nobody's wait for them.
 const TESTS_MAX: usize = 4;
-/// Events that a replay of a range looks at, at most: some 50 ms of the writer's time.
-pub const REPLAY_LEN_MAX: usize = 10_000;
+/// Pending deliveries of one webhook, whatever became of them so far; further events wait where they are, and so do replays.
+const PENDING_MAX: u64 = 10_000;
+/// Events that a replay of a range looks at, at most: some 5 ms of the writer's time.
+pub const REPLAY_LEN_MAX: usize = 1_000;
+/// Deliveries of a webhook that is deleted which go at once: as long as that.
+const DELETE_LEN: usize = 1_000;
 /// How long the list of webhooks is left alone when it cannot be read, and a task that failed.
 const RETRY: Duration = Duration::from_secs(1);
 /// Why a webhook whose secret cannot be opened gets nothing.
@@ -63,8 +68,12 @@ pub struct Webhooks {
     client: Client,
     places: Places,
     tests: Semaphore,
-    /// Rung when something about a webhook was changed.
+    /// One replay of a range at a time, so that many who ask do not keep the writer from sessions.
+    replays: Semaphore,
+    /// Rung when something about a webhook was changed that has no bell of its own.
     changed: watch::Sender<u64>,
+    /// Those of the webhooks that are delivered to; guards nothing else.
+    bells: Mutex<HashMap<WebhookId, watch::Sender<u64>>>,
 }
 
 /// The attempts that may be made at once.
@@ -195,7 +204,9 @@ impl Webhooks {
                 of_silent: Semaphore::new(PLACES_OF_SILENT),
             },
             tests: Semaphore::new(TESTS_MAX),
+            replays: Semaphore::new(1),
             changed: watch::Sender::new(0),
+            bells: Mutex::new(HashMap::new()),
         })
     }
 
@@ -230,7 +241,7 @@ impl Webhooks {
                 format!("has {WEBHOOKS_PER_APP_MAX} webhooks, as many as an app may have; delete some");
             return Err(Error::invalid("app", rule));
         };
-        self.ring();
+        self.ring(id);
         Ok((self.open(record), secret))
     }
 
@@ -289,16 +300,39 @@ impl Webhooks {
     }
 
     /// Deletes a webhook of an app, and with it what it has not delivered.
-    pub async fn delete(&self, app: &AppName, id: WebhookId) -> Result<(), Error> {
+    pub async fn delete(self: &Arc<Self>, app: &AppName, id: WebhookId) -> Result<(), Error> {
         let before = self.find(app, id).await?.record;
         if let Some(name) = &before.name {
             return Err(Error::Invalid(vec![configured(name, "id")]));
         }
-        if !self.store.delete_webhook(id, self.clock.now()).await? {
-            return Err(not_found());
+        // In a task of its own: whoever asked may go away, and half a webhook is of no use.
+        let this = Arc::clone(self);
+        let deleted = tokio::spawn(async move { this.delete_with_deliveries(id).await });
+        if deleted.await.map_err(Error::store)?? {
+            Ok(())
+        } else {
+            Err(not_found())
         }
-        self.ring();
-        Ok(())
+    }
+
+    /// Many small commands, between which the writer does what others ask for. It is paused first, so that it is not
+    /// delivered to meanwhile.
+    async fn delete_with_deliveries(&self, id: WebhookId) -> Result<bool, Error> {
+        let pause = WebhookPatch {
+            is_paused: Some(true),
+            ..WebhookPatch::default()
+        };
+        self.store.update_webhook(id, pause, self.clock.now()).await?;
+        self.ring(id);
+        loop {
+            let now = self.clock.now();
+            if self.store.delete_deliveries(id, DELETE_LEN, now).await? < DELETE_LEN {
+                break;
+            }
+        }
+        let is_deleted = self.store.delete_webhook(id, self.clock.now()).await?;
+        self.ring(id);
+        Ok(is_deleted)
     }
 
     /// Gives a webhook another secret, which is in the answer and nowhere else. For a day the one before signs too, so
@@ -324,7 +358,7 @@ impl Webhooks {
 
     async fn change(&self, id: WebhookId, patch: WebhookPatch) -> Result<WithSecrets, Error> {
         let record = self.store.update_webhook(id, patch, self.clock.now()).await?;
-        self.ring();
+        self.ring(id);
         record.map(|record| self.open(record)).ok_or_else(not_found)
     }
 
@@ -394,12 +428,12 @@ impl Webhooks {
         if !self.store.replay_delivery(id, number, now).await? {
             return Err(not_found());
         }
-        self.ring();
+        self.ring(id);
         Ok(())
     }
 
     /// Makes the deliveries of a range of events due at once; answers how many, and after which event to go on if more
-    /// than [`REPLAY_LEN_MAX`] events would have to be looked at.
+    /// than [`REPLAY_LEN_MAX`] events would have to be looked at, or more than there is room for.
     pub async fn replay_range(
         &self,
         app: &AppName,
@@ -416,9 +450,11 @@ impl Webhooks {
             after,
             until: until.unwrap_or(u64::MAX),
             limit: REPLAY_LEN_MAX,
+            pending_max: PENDING_MAX,
         };
+        let _turn = self.replays.acquire().await;
         let replayed = self.store.replay_range(range).await?;
-        self.ring();
+        self.ring(id);
         let next_after = replayed.next_after.map(|number| self.id_of(number));
         Ok((replayed.count, next_after))
     }
@@ -448,19 +484,15 @@ impl Webhooks {
                 before => {
                     // Another app's events are another webhook's.
                     if let Some(before) = before {
-                        let now = self.clock.now();
-                        self.store.delete_webhook(before.record.id, now).await?;
+                        self.delete_with_deliveries(before.record.id).await?;
                     }
                     self.apply_new(name, config).await?;
                 }
             }
         }
         for webhook in known.into_values() {
-            self.store
-                .delete_webhook(webhook.record.id, self.clock.now())
-                .await?;
+            self.delete_with_deliveries(webhook.record.id).await?;
         }
-        self.ring();
         Ok(())
     }
 
@@ -544,8 +576,25 @@ impl Webhooks {
         }
     }
 
-    fn ring(&self) {
-        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    /// Tells that something about a webhook was changed: its deliveries, or what begins them if nothing does yet.
+    fn ring(&self, id: WebhookId) {
+        let bells = self.bells();
+        let bell = bells.get(&id).unwrap_or(&self.changed);
+        bell.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// A webhook's bell, from now on.
+    fn listen(&self, id: WebhookId) -> watch::Receiver<u64> {
+        let mut bells = self.bells();
+        bells
+            .entry(id)
+            .or_insert_with(|| watch::Sender::new(0))
+            .subscribe()
+    }
+
+    fn bells(&self) -> MutexGuard<'_, HashMap<WebhookId, watch::Sender<u64>>> {
+        // Nothing is half done in there.
+        self.bells.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self, record: WebhookRecord) -> WithSecrets {

@@ -36,7 +36,7 @@ use rusqlite::{
 use tokio::sync::Semaphore;
 
 use super::webhooks::{
-    Attempted, DeliveryList, DeliveryPage, DueDeliveries, NewDelivery, NewWebhook, ReplayRange, Replayed,
+    Attempted, DeliveryList, DeliveryPage, DueDeliveries, NewDeliveries, NewWebhook, ReplayRange, Replayed,
     WebhookPatch, WebhookRecord, WebhookStore,
 };
 use super::{
@@ -521,6 +521,11 @@ impl WebhookStore for SqliteStore {
         self.writer.submit(now, move |batch| webhooks::delete(batch, id))
     }
 
+    fn delete_deliveries(&self, id: WebhookId, limit: usize, now: Timestamp) -> Answer<usize> {
+        self.writer
+            .submit(now, move |batch| webhooks::delete_deliveries(batch, id, limit))
+    }
+
     fn find_webhook(&self, id: WebhookId) -> Answer<Option<WebhookRecord>> {
         self.read_here(move |connection| webhooks::find(connection, id))
     }
@@ -529,16 +534,13 @@ impl WebhookStore for SqliteStore {
         self.read_blocking(move |connection| webhooks::list(connection, app.as_ref()))
     }
 
-    fn enqueue(
-        &self,
-        id: WebhookId,
-        deliveries: Vec<NewDelivery>,
-        cursor: u64,
-        now: Timestamp,
-    ) -> Answer<()> {
-        self.writer.submit(now, move |batch| {
-            webhooks::enqueue(batch, id, &deliveries, cursor, now)
-        })
+    fn enqueue(&self, id: WebhookId, new: NewDeliveries, now: Timestamp) -> Answer<bool> {
+        self.writer
+            .submit(now, move |batch| webhooks::enqueue(batch, id, &new, now))
+    }
+
+    fn count_fresh(&self, id: WebhookId) -> Answer<u64> {
+        self.read_blocking(move |connection| webhooks::count_fresh(connection, id))
     }
 
     fn due_deliveries(&self, id: WebhookId, now: Timestamp, limit: usize) -> Answer<DueDeliveries> {

@@ -147,6 +147,17 @@ impl NewDelivery {
     }
 }
 
+/// What was read of the events of a webhook.
+#[derive(Debug, Clone)]
+pub struct NewDeliveries {
+    /// What of that is to be delivered.
+    pub deliveries: Vec<NewDelivery>,
+    /// The types by which it was read: by others the events up to the cursor may be others.
+    pub types: Vec<EventKind>,
+    /// The number of the event up to which it was read.
+    pub cursor: u64,
+}
+
 /// How far a delivery is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryState {
@@ -219,6 +230,8 @@ pub struct DueDeliveries {
 pub struct Attempted {
     /// How it went.
     pub attempt: LastAttempt,
+    /// When the first attempt of this delivery was, as that stood when this one began.
+    pub first_attempt_at: Option<Timestamp>,
     /// What follows from that for the delivery.
     pub verdict: Verdict,
 }
@@ -232,10 +245,13 @@ pub enum Verdict {
     Retry(Timestamp),
     /// Never again.
     Failed,
-    /// The receiver is gone: the webhook is disabled, and the delivery waits until somebody lets it go on.
+    /// The receiver is gone: the webhook is disabled if it still leads there, and the delivery waits until somebody lets it
+    /// go on.
     Disable {
         /// Why, in a sentence.
         reason: String,
+        /// Where that receiver is.
+        url: String,
     },
 }
 
@@ -275,6 +291,8 @@ pub struct ReplayRange {
     pub until: u64,
     /// Events that are looked at, at most.
     pub limit: usize,
+    /// Pending deliveries that the webhook may have; no more events are looked at than there is room for.
+    pub pending_max: u64,
 }
 
 /// What a [`ReplayRange`] did.
@@ -299,8 +317,12 @@ pub trait WebhookStore: Send + Sync {
         now: Timestamp,
     ) -> Answer<Option<WebhookRecord>>;
 
-    /// Deletes a webhook and its deliveries; `false` if there is none with this id.
+    /// Deletes a webhook and what deliveries it has left; `false` if there is none with this id. It may have millions of
+    /// them: [`WebhookStore::delete_deliveries`] comes first.
     fn delete_webhook(&self, id: WebhookId, now: Timestamp) -> Answer<bool>;
+
+    /// Deletes deliveries of a webhook, `limit` at most, whatever their state; answers how many there were.
+    fn delete_deliveries(&self, id: WebhookId, limit: usize, now: Timestamp) -> Answer<usize>;
 
     /// One webhook.
     fn find_webhook(&self, id: WebhookId) -> Answer<Option<WebhookRecord>>;
@@ -308,15 +330,18 @@ pub trait WebhookStore: Send + Sync {
     /// The webhooks of one app, or of all, oldest first.
     fn list_webhooks(&self, app: Option<AppName>) -> Answer<Vec<WebhookRecord>>;
 
-    /// Makes deliveries rows, due at once, and moves the cursor; nothing if the webhook is gone or the cursor is already
-    /// as far. One that is a row already stays as it is.
-    fn enqueue(&self, id: WebhookId, deliveries: Vec<NewDelivery>, cursor: u64, now: Timestamp)
-    -> Answer<()>;
+    /// Makes deliveries rows, due at once, and moves the cursor; `false` and nothing if the webhook is gone, the cursor is
+    /// already as far, or other types are asked for by now. One that is a row already stays as it is.
+    fn enqueue(&self, id: WebhookId, new: NewDeliveries, now: Timestamp) -> Answer<bool>;
+
+    /// Pending deliveries that were never attempted.
+    fn count_fresh(&self, id: WebhookId) -> Answer<u64>;
 
     /// What can be attempted now, up to `limit`.
     fn due_deliveries(&self, id: WebhookId, now: Timestamp, limit: usize) -> Answer<DueDeliveries>;
 
-    /// Writes down how an attempt went.
+    /// Writes down how an attempt went. What was changed while it was under way stays: a delivery that is no longer
+    /// pending, and one that was to be made anew and would fail by its former time.
     fn record_attempt(&self, id: WebhookId, event: u64, attempted: Attempted, now: Timestamp) -> Answer<()>;
 
     /// A page of a webhook's deliveries.
@@ -325,6 +350,7 @@ pub trait WebhookStore: Send + Sync {
     /// Makes a delivery due at once, whatever its state, with its time anew; `false` if there is no such delivery.
     fn replay_delivery(&self, id: WebhookId, event: u64, now: Timestamp) -> Answer<bool>;
 
-    /// Makes the deliveries of a range of events due at once, those that the webhook asks for now.
+    /// Makes the deliveries of a range of events due at once, those that the webhook asks for now, as far as there is room
+    /// for pending ones.
     fn replay_range(&self, range: ReplayRange) -> Answer<Replayed>;
 }

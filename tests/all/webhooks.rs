@@ -1,6 +1,7 @@
 //! Webhooks: what is sent where, again, in which order, and what is not.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -84,6 +85,21 @@ async fn event_ids(server: &TestServer) -> Vec<String> {
         .iter()
         .map(|event| event["id"].as_str().expect("an id").to_owned())
         .collect()
+}
+
+/// Makes deliveries rows that no event stands behind: their state, attempts, and first and next attempt.
+fn fill(server: &TestServer, id: &str, events: RangeInclusive<u32>, row: &str) {
+    let sql = format!(
+        "WITH RECURSIVE numbers (n) AS (SELECT {} UNION ALL SELECT n + 1 FROM numbers WHERE n < {})
+         INSERT INTO webhook_deliveries (webhook_id, event_id, type, subject, state, attempts, first_attempt_at,
+             next_attempt_at, created_at)
+         SELECT unhex('{}'), n, 'session.created', n, {row}, 0 FROM numbers",
+        events.start(),
+        events.end(),
+        id.replace('-', "")
+    );
+    let database = rusqlite::Connection::open(server.database()).expect("the database");
+    database.execute_batch(&sql).expect("rows");
 }
 
 #[tokio::test]
@@ -777,6 +793,162 @@ async fn deleted_webhook_is_gone_with_its_deliveries_and_gets_nothing() {
     server.sign_in("grace").await;
     other.next().await;
     assert_eq!(receiver.rest().len(), 0);
+}
+
+#[tokio::test]
+async fn all_of_many_deliveries_go_with_their_webhook() {
+    let server = server().await;
+    let (id, _) = webhook(&server, "http://127.0.0.1:1/").await;
+    let (other, _) = webhook(&server, "http://127.0.0.1:1/").await;
+    for id in [&id, &other] {
+        fill(&server, id, 1..=2_500, "'delivered', 1, 0, NULL");
+    }
+    let reply = server
+        .delete(&format!("/v1/webhooks/{id}"))
+        .key(&server.key)
+        .send()
+        .await;
+    assert_eq!(reply.status, 204, "{}", reply.text);
+    assert_eq!(count(&server, "SELECT count(*) FROM webhook_deliveries"), 2_500);
+    assert_eq!(
+        deliveries(&server, &other, "?limit=200").await.len(),
+        200,
+        "another's stay"
+    );
+}
+
+#[tokio::test]
+async fn thousand_deliveries_that_wait_to_be_tried_again_hold_up_no_others() {
+    let (server, mut receiver) = (server().await, Receiver::start().await);
+    server.sign_in("before").await;
+    let (id, _) = webhook(&server, &receiver.base).await;
+    let later = START.plus_millis(3_600_000).as_millis();
+    fill(
+        &server,
+        &id,
+        100_001..=101_000,
+        &format!("'pending', 3, 0, {later}"),
+    );
+    server.sign_in("ada").await;
+    assert_eq!(receiver.next().await.user(), "ada");
+}
+
+#[tokio::test]
+async fn replay_goes_no_further_than_there_is_room_for_pending_deliveries() {
+    let (server, receiver) = (server().await, Receiver::start().await);
+    for user in ["one", "two", "three"] {
+        server.sign_in(user).await;
+    }
+    let ids = event_ids(&server).await;
+    let (id, _) = webhook(&server, &receiver.base).await;
+    let later = START.plus_millis(3_600_000).as_millis();
+    fill(
+        &server,
+        &id,
+        100_001..=109_999,
+        &format!("'pending', 3, 0, {later}"),
+    );
+    patched(&server, &id, json!({ "is_paused": true })).await;
+    let path = format!("/v1/webhooks/{id}/replay");
+    let first = posted(&server, &path, json!({ "after": ids[0] })).await;
+    assert_eq!(
+        first.json,
+        json!({ "count": 1, "next_after": ids[1] }),
+        "{}",
+        first.text
+    );
+    let second = posted(&server, &path, json!({ "after": ids[1] })).await;
+    assert_eq!(
+        second.json,
+        json!({ "count": 0, "next_after": ids[1] }),
+        "{}",
+        second.text
+    );
+    assert_eq!(shown(&server, &id).await["pending_count"], 10_000);
+}
+
+#[tokio::test]
+async fn delivery_that_is_skipped_while_it_is_attempted_stays_so() {
+    let (server, mut receiver) = (server().await, Receiver::answering(|_| Answer::Held(500)).await);
+    let (id, _) = webhook(&server, &receiver.base).await;
+    server.sign_in("ada").await;
+    receiver.next().await;
+    patched(&server, &id, json!({ "types": ["session.revoked"] })).await;
+    delivery(&server, &id, "skipped", 0).await;
+    receiver.release();
+    let skipped = delivery(&server, &id, "skipped", 1).await;
+    assert_eq!(skipped["last_attempt"]["http_status"], 500);
+    assert_eq!(skipped["next_attempt_at"], Value::Null);
+}
+
+#[tokio::test]
+async fn replay_during_the_last_attempt_outlives_its_failure() {
+    let (server, mut receiver) = (server().await, Receiver::answering(|_| Answer::Status(500)).await);
+    let (id, _) = webhook(&server, &receiver.base).await;
+    server.sign_in("ada").await;
+    let first = receiver.next().await;
+    for attempts in 1..5 {
+        delivery(&server, &id, "pending", attempts).await;
+        if attempts == 4 {
+            receiver.answer(|_| Answer::Held(500));
+        }
+        server.advance(DAY);
+        receiver.next().await;
+    }
+    let path = format!("/v1/webhooks/{id}/deliveries/{}/replay", first.id());
+    assert_eq!(posted(&server, &path, json!({})).await.status, 202);
+    receiver.answer(|_| Answer::Status(204));
+    receiver.release();
+    receiver.next().await;
+    delivery(&server, &id, "delivered", 2).await;
+}
+
+#[tokio::test]
+async fn webhook_that_leads_elsewhere_by_now_is_not_disabled_by_its_former_receiver() {
+    let (server, mut former) = (server().await, Receiver::answering(|_| Answer::Held(410)).await);
+    let mut new = Receiver::start().await;
+    let (id, _) = webhook(&server, &former.base).await;
+    server.sign_in("ada").await;
+    former.next().await;
+    patched(&server, &id, json!({ "url": new.base })).await;
+    former.release();
+    assert_eq!(new.next().await.user(), "ada");
+    delivery(&server, &id, "delivered", 2).await;
+    assert_eq!(shown(&server, &id).await["state"], "active");
+}
+
+#[tokio::test]
+async fn receiver_that_asks_to_be_left_alone_is_until_then_or_until_somebody_asks_for_more() {
+    let server = server().await;
+    let an_hour = |_: &crate::receiver::Received| Answer::With(503, "retry-after", HOUR.to_string());
+    let mut receiver = Receiver::answering(an_hour).await;
+    let (id, _) = webhook(&server, &receiver.base).await;
+    server.sign_in("ada").await;
+    receiver.next().await;
+    delivery(&server, &id, "pending", 1).await;
+    server.sign_in("grace").await;
+    eventually("both wait", || async {
+        shown(&server, &id).await["pending_count"] == 2
+    })
+    .await;
+    receiver.answer(|_| Answer::Status(204));
+    server.advance(HOUR);
+    receiver.take(2).await;
+    let of_grace = delivery(&server, &id, "delivered", 1).await;
+    assert_eq!(
+        of_grace["last_attempt"]["at"],
+        at(HOUR),
+        "another session's waited too"
+    );
+
+    receiver.answer(an_hour);
+    server.sign_in("linus").await;
+    let of_linus = receiver.next().await;
+    delivery(&server, &id, "pending", 1).await;
+    receiver.answer(|_| Answer::Status(204));
+    let path = format!("/v1/webhooks/{id}/deliveries/{}/replay", of_linus.id());
+    assert_eq!(posted(&server, &path, json!({})).await.status, 202);
+    assert_eq!(receiver.next().await.id(), of_linus.id());
 }
 
 #[tokio::test]

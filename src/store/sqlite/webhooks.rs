@@ -8,15 +8,17 @@ use crate::clock::Timestamp;
 use crate::event::EventKind;
 use crate::session::AppName;
 use crate::store::webhooks::{
-    Attempted, Delivery, DeliveryList, DeliveryPage, DeliveryState, DueDeliveries, LastAttempt, NewDelivery,
-    NewWebhook, ReplayRange, Replayed, Verdict, WebhookPatch, WebhookRecord, WebhookState,
+    Attempted, Delivery, DeliveryList, DeliveryPage, DeliveryState, DueDeliveries, LastAttempt,
+    NewDeliveries, NewWebhook, ReplayRange, Replayed, Verdict, WebhookPatch, WebhookRecord, WebhookState,
 };
 use crate::webhook::{SealedSecret, WebhookId};
 
 /// The columns that [`webhook`] reads, in its order.
-const WEBHOOK_COLUMNS: &str = "id, app, name, url, types, description, secret, previous_secret, previous_valid_until, \
+const WEBHOOK_COLUMNS: &str =
+    "id, app, name, url, types, description, secret, previous_secret, previous_valid_until, \
      state, disabled_reason, cursor, created_at, last_attempt_at, last_status, last_error, \
-     (SELECT count(*) FROM webhook_deliveries AS d WHERE d.webhook_id = webhooks.id AND d.state = 'pending')";
+     (SELECT count(*) FROM webhook_deliveries AS d INDEXED BY webhook_deliveries_pending
+      WHERE d.webhook_id = webhooks.id AND d.state = 'pending')";
 
 fn webhook(row: &Row<'_>) -> rusqlite::Result<WebhookRecord> {
     let (secret, previous): (Vec<u8>, Option<Vec<u8>>) = (row.get(6)?, row.get(7)?);
@@ -95,7 +97,7 @@ pub(super) fn create(batch: &Batch<'_>, new: &NewWebhook) -> rusqlite::Result<Op
             "INSERT INTO webhooks (id, app, name, url, types, description, secret, state, cursor, created_at)
              SELECT :id, :app, :name, :url, :types, :description, :secret, 'active',
                     coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0), :now
-             WHERE (SELECT count(*) FROM webhooks WHERE app = :app) < :max",
+             WHERE (SELECT count(*) FROM webhooks WHERE app = :app AND name IS NULL) < :max",
         )?
         .execute(named_params! {
             ":id": new.id, ":app": new.app.as_str(), ":name": new.name, ":url": new.url,
@@ -144,7 +146,8 @@ pub(super) fn update(
         batch
             .connection
             .prepare_cached(
-                "UPDATE webhook_deliveries SET next_attempt_at = ?2, attempts = 0, first_attempt_at = NULL
+                "UPDATE webhook_deliveries INDEXED BY webhook_deliveries_pending
+                 SET next_attempt_at = ?2, attempts = 0, first_attempt_at = NULL
                  WHERE webhook_id = ?1 AND state = 'pending'",
             )?
             .execute(params![id, now])?;
@@ -182,7 +185,8 @@ fn write(connection: &Connection, webhook: &WebhookRecord) -> rusqlite::Result<(
 fn skip_others(connection: &Connection, webhook: &WebhookRecord) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "UPDATE webhook_deliveries SET state = 'skipped', next_attempt_at = NULL
+            "UPDATE webhook_deliveries INDEXED BY webhook_deliveries_pending
+             SET state = 'skipped', next_attempt_at = NULL
              WHERE webhook_id = ?1 AND state = 'pending' AND instr(',' || ?2 || ',', ',' || type || ',') = 0",
         )?
         .execute(params![webhook.id, types_text(&webhook.types)])
@@ -195,6 +199,16 @@ pub(super) fn delete(batch: &Batch<'_>, id: WebhookId) -> rusqlite::Result<bool>
         .prepare_cached("DELETE FROM webhooks WHERE id = ?1")?
         .execute([id])?;
     Ok(deleted == 1)
+}
+
+pub(super) fn delete_deliveries(batch: &Batch<'_>, id: WebhookId, limit: usize) -> rusqlite::Result<usize> {
+    batch
+        .connection
+        .prepare_cached(
+            "DELETE FROM webhook_deliveries WHERE webhook_id = ?1 AND event_id IN
+                 (SELECT event_id FROM webhook_deliveries WHERE webhook_id = ?1 ORDER BY event_id LIMIT ?2)",
+        )?
+        .execute(params![id, limit])
 }
 
 pub(super) fn find(connection: &Connection, id: WebhookId) -> rusqlite::Result<Option<WebhookRecord>> {
@@ -216,22 +230,21 @@ pub(super) fn list(connection: &Connection, app: Option<&AppName>) -> rusqlite::
 pub(super) fn enqueue(
     batch: &Batch<'_>,
     id: WebhookId,
-    deliveries: &[NewDelivery],
-    cursor: u64,
+    new: &NewDeliveries,
     now: Timestamp,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<bool> {
     let moved = batch
         .connection
-        .prepare_cached("UPDATE webhooks SET cursor = ?2 WHERE id = ?1 AND cursor < ?2")?
-        .execute(params![id, cursor])?;
+        .prepare_cached("UPDATE webhooks SET cursor = ?2 WHERE id = ?1 AND cursor < ?2 AND types = ?3")?
+        .execute(params![id, new.cursor, types_text(&new.types)])?;
     if moved == 0 {
-        return Ok(());
+        return Ok(false);
     }
     let mut insert = batch.connection.prepare_cached(
         "INSERT INTO webhook_deliveries (webhook_id, event_id, type, subject, state, next_attempt_at, created_at)
          VALUES (?1, ?2, ?3, ?4, 'pending', ?5, ?5) ON CONFLICT DO NOTHING",
     )?;
-    for delivery in deliveries {
+    for delivery in &new.deliveries {
         insert.execute(params![
             id,
             delivery.event,
@@ -240,7 +253,16 @@ pub(super) fn enqueue(
             now
         ])?;
     }
-    Ok(())
+    Ok(true)
+}
+
+pub(super) fn count_fresh(connection: &Connection, id: WebhookId) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached(
+            "SELECT count(*) FROM webhook_deliveries INDEXED BY webhook_deliveries_pending
+             WHERE webhook_id = ?1 AND state = 'pending' AND attempts = 0",
+        )?
+        .query_row([id], |row| row.get(0))
 }
 
 pub(super) fn due(
@@ -282,15 +304,18 @@ pub(super) fn record_attempt(
         Verdict::Failed => (DeliveryState::Failed, None),
         Verdict::Disable { .. } => (DeliveryState::Pending, Some(now)),
     };
+    // A delivery that was skipped meanwhile stays so, and one that was to be made anew does not fail by its former time.
+    const IS_AS_BEFORE: &str = "state = 'pending' AND (?3 <> 'failed' OR first_attempt_at IS ?8)";
     let LastAttempt { at, status, error } = &attempted.attempt;
     batch
         .connection
-        .prepare_cached(
-            "UPDATE webhook_deliveries SET state = ?3, next_attempt_at = ?4, attempts = attempts + 1,
-                 first_attempt_at = coalesce(first_attempt_at, ?5), last_attempt_at = ?5, last_status = ?6,
-                 last_error = ?7
+        .prepare_cached(&format!(
+            "UPDATE webhook_deliveries SET state = CASE WHEN {IS_AS_BEFORE} THEN ?3 ELSE state END,
+                 next_attempt_at = CASE WHEN {IS_AS_BEFORE} THEN ?4 ELSE next_attempt_at END,
+                 attempts = attempts + 1, first_attempt_at = coalesce(first_attempt_at, ?5), last_attempt_at = ?5,
+                 last_status = ?6, last_error = ?7
              WHERE webhook_id = ?1 AND event_id = ?2",
-        )?
+        ))?
         .execute(params![
             id,
             event,
@@ -298,7 +323,8 @@ pub(super) fn record_attempt(
             next_attempt_at,
             at,
             status,
-            error
+            error,
+            attempted.first_attempt_at,
         ])?;
     batch
         .connection
@@ -306,14 +332,16 @@ pub(super) fn record_attempt(
             "UPDATE webhooks SET last_attempt_at = ?2, last_status = ?3, last_error = ?4 WHERE id = ?1",
         )?
         .execute(params![id, at, status, error])?;
-    if let Verdict::Disable { reason } = &attempted.verdict {
-        // One that was paused meanwhile stays so: whoever did that decides when it goes on.
+    if let Verdict::Disable { reason, url } = &attempted.verdict {
+        // One that was paused meanwhile stays so: whoever did that decides when it goes on. One that leads elsewhere by now
+        // was given another receiver.
         batch
             .connection
             .prepare_cached(
-                "UPDATE webhooks SET state = 'disabled', disabled_reason = ?2 WHERE id = ?1 AND state = 'active'",
+                "UPDATE webhooks SET state = 'disabled', disabled_reason = ?2
+                 WHERE id = ?1 AND state = 'active' AND url = ?3",
             )?
-            .execute(params![id, reason])?;
+            .execute(params![id, reason, url])?;
     }
     Ok(())
 }
@@ -372,11 +400,13 @@ pub(super) fn replay_range(batch: &Batch<'_>, range: &ReplayRange) -> rusqlite::
     };
     let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let (after, until) = (number(range.after), number(range.until.min(webhook.cursor)));
+    let room = range.pending_max.saturating_sub(webhook.pending_count);
+    let limit = range.limit.min(usize::try_from(room).unwrap_or(usize::MAX));
     // One more than is looked at tells whether there is more.
     let looked_to: Option<u64> = batch
         .connection
         .prepare_cached("SELECT id FROM events WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT 1 OFFSET ?3")?
-        .query_row(params![after, until, range.limit], |row| row.get(0))
+        .query_row(params![after, until, limit], |row| row.get(0))
         .optional()?
         .map(|beyond: u64| beyond - 1);
     let replayed = batch
