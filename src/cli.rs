@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -215,6 +216,9 @@ impl Failure {
     }
 }
 
+/// How long a command waits for what is of no use any more.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(200);
+
 impl Command {
     /// What the log shows unless `RUST_LOG` says: a server tells what it does, a command only what goes wrong.
     pub fn default_log_filter(&self) -> &'static str {
@@ -230,7 +234,12 @@ impl Command {
             .enable_all()
             .build()
             .map_err(Failure::from)
-            .and_then(|runtime| runtime.block_on(self.carry_out()));
+            .and_then(|runtime| {
+                let result = runtime.block_on(self.carry_out());
+                // A name that is being looked up cannot be called off, and may take long. Everything else has ended.
+                runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+                result
+            });
         match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
@@ -283,10 +292,14 @@ impl Command {
 
 impl Common {
     fn load(&self, listen: Option<SocketAddr>) -> Result<Config, ConfigError> {
-        let flags = Flags {
+        self.load_by(Flags {
             listen,
             database: self.database.clone(),
-        };
+            allow_private: false,
+        })
+    }
+
+    fn load_by(&self, flags: Flags) -> Result<Config, ConfigError> {
         // A variable that is not UTF-8 cannot be one of ours.
         let environment =
             std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));

@@ -113,6 +113,15 @@ impl Clock {
         Timestamp(self.high_water.fetch_max(read, Ordering::AcqRel).max(read))
     }
 
+    /// What the wall clock says, for others who compare it with theirs: it goes back when that is set back, and moves
+    /// only with it. Nothing here follows from it.
+    pub fn wall(&self) -> Timestamp {
+        match self.source {
+            Source::System => Timestamp(Utc::now().timestamp_millis()),
+            Source::Manual(_) => Timestamp(self.unbounded()),
+        }
+    }
+
     /// From now on the clock answers at least `floor`.
     pub fn raise_to(&self, floor: Timestamp) {
         self.high_water.fetch_max(floor.0, Ordering::AcqRel);
@@ -162,6 +171,15 @@ mod tests {
         assert_eq!(clock.now().as_millis(), 12_000);
         clock.go_on_from(Timestamp::from_millis(3_000));
         assert_eq!(clock.now().as_millis(), 12_000, "a step back changes no answer");
+    }
+
+    #[test]
+    fn wall_clock_is_told_as_it_is() {
+        let clock = Clock::system();
+        let before = clock.now();
+        clock.advance(Duration::from_secs(86_400));
+        clock.raise_to(before.plus_millis(7 * 86_400_000));
+        assert!(clock.wall().millis_since(before) < 86_400_000, "it was not moved");
     }
 
     #[test]

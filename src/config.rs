@@ -264,6 +264,8 @@ pub struct Flags {
     pub listen: Option<SocketAddr>,
     /// `--database`: [`DatabaseConfig::path`].
     pub database: Option<PathBuf>,
+    /// What `dev` says: [`WebhooksConfig::allow_private`].
+    pub allow_private: bool,
 }
 
 impl Config {
@@ -289,6 +291,9 @@ impl Config {
         }
         if let Some(database) = flags.database {
             layers.add_flag("--database", &["database", "path"], database.to_str());
+        }
+        if flags.allow_private {
+            layers.add_switch("dev", &["webhooks", "allow_private"]);
         }
         let config = Self::read(&mut layers);
         let mistakes = layers.finish();

@@ -1,8 +1,8 @@
 //! Puts everything together: the lock, the store, the manager, both listeners, the regular work; and takes it apart in
 //! the opposite order.
 //!
-//! One server owns a database: it holds an exclusive lock on `DATABASE.lock` as long as it lives. Beside the database is
-//! its operator socket, `DATABASE.sock`, mode 0600: whoever may open it may do what the command line does.
+//! One server owns a database: it holds an exclusive lock on `DATABASE.lock` as long as it lives. Beside the database
+//! is its operator socket, `DATABASE.sock`, mode 0600: whoever may open it may do what the command line does.
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
@@ -239,11 +239,12 @@ impl Server {
             sealer,
             reach: config.webhooks.reach(),
         });
-        // A command may be given another configuration than the server, and is not the place to change what that names.
+        let socket = OperatorSocket::bind(&database)?;
+        // Last, as a server that cannot start changes nothing. A command may be given another configuration than the
+        // server, and is not the place to change what that names.
         if mode != Mode::OperatorOnly {
             webhooks.apply(&config.webhooks.named).await?;
         }
-        let socket = OperatorSocket::bind(&database)?;
         Ok(Self {
             config,
             mode,
@@ -389,8 +390,8 @@ fn start_http(config: &Config, listener: Listener, state: State) -> io::Result<A
     .client_request_timeout(HEAD_TIMEOUT)
     .keep_alive(KEEP_ALIVE)
     .on_connect(|connection, _| bound_unread(connection))
-    // Whoever closes their side is gone: a stream of theirs ends then, and not with some later heartbeat. It holds for every
-    // request, as it does with hyper and others: who closes before the answer is there gets none.
+    // Whoever closes their side is gone: a stream of theirs ends then, and not with some later heartbeat. It holds for
+    // every request, as it does with hyper and others: who closes before the answer is there gets none.
     .h1_allow_half_closed(false)
     .shutdown_timeout(config.server.shutdown_grace_secs)
     // Its own handling takes SIGINT for "at once"; whoever runs the server says when to stop.

@@ -1,9 +1,9 @@
 //! Webhooks, as far as they are rules: ids, where one may lead, secrets and signatures, when a delivery is tried again.
 //!
-//! Signatures are those of [Standard Webhooks](https://www.standardwebhooks.com): HMAC-SHA256 over the message's id, the
-//! time and the body. A signing secret has to be read to sign, so that a hash of it would be of no use: it is stored
-//! sealed with a key that follows from the key file ([`Sealer`]), for its webhook alone. A copy of the database without
-//! that file can sign nothing.
+//! Signatures are those of [Standard Webhooks](https://www.standardwebhooks.com): HMAC-SHA256 over the message's id,
+//! the time and the body. A signing secret has to be read to sign, so that a hash of it would be of no use: it is
+//! stored sealed with a key that follows from the key file ([`Sealer`]), for its webhook alone. A copy of the database
+//! without that file can sign nothing.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -34,7 +34,8 @@ pub const NAME_LEN_MAX: usize = 63;
 /// How long the secret before a rotation signs too, in milliseconds: 24 hours, to change every receiver in.
 pub const ROTATION_MILLIS: i64 = 24 * 60 * 60 * 1_000;
 
-/// How long a delivery is tried again since the first attempt, in milliseconds: 24 hours, over a night and a day's work.
+/// How long a delivery is tried again since the first attempt, in milliseconds: 24 hours, over a night and a day's
+/// work.
 pub const RETRY_MILLIS: i64 = 24 * 60 * 60 * 1_000;
 /// The longest wait before the second attempt, in milliseconds. It doubles with each, up to an hour.
 const BACK_OFF_MILLIS: i64 = 5_000;
@@ -124,7 +125,9 @@ impl WebhookUrl {
             && url.password().is_none()
             && url.fragment().is_none()
             && url.port() != Some(0)
-            && url.as_str().len() <= URL_LEN_MAX;
+            && url.as_str().len() <= URL_LEN_MAX
+            // Not all that browsers take can be said by HTTP.
+            && url.as_str().parse::<hyper::Uri>().is_ok();
         let url = Self(url);
         if !is_good || !url.has_host() {
             return Err(Self::RULE);
@@ -142,6 +145,18 @@ impl WebhookUrl {
             Host::Ipv6(address) => Some(address.into()),
             Host::Domain(_) => None,
         }
+    }
+
+    /// What may be shown to whoever sees a configuration: what follows is often a secret between two.
+    pub fn without_query(&self) -> String {
+        let mut url = self.0.clone();
+        url.set_query(None);
+        url.into()
+    }
+
+    /// Whether there is more than [`WebhookUrl::without_query`] shows.
+    pub fn has_query(&self) -> bool {
+        self.0.query().is_some()
     }
 
     fn has_host(&self) -> bool {
@@ -302,8 +317,9 @@ pub struct FailedAttempt {
 /// When a delivery is tried again; `None` when its time is over.
 ///
 /// Waits grow from 5 s to an hour by doubling, and of each a random part is waited ("full jitter"), so that many that
-/// failed together do not come back together. A longer wait that the receiver asks for is kept, up to a day. What counts
-/// is when an attempt failed, not when the next would be: else whoever asks for a day would lose what it was asked about.
+/// failed together do not come back together. A longer wait that the receiver asks for is kept, up to a day. What
+/// counts is when an attempt failed, not when the next would be: else whoever asks for a day would lose what it was
+/// asked about.
 pub fn next_attempt(failed: &FailedAttempt, random: u32) -> Option<Timestamp> {
     let doublings = failed.attempts.saturating_sub(1).min(20);
     let longest = BACK_OFF_MILLIS_MAX.min(BACK_OFF_MILLIS << doublings);
@@ -514,6 +530,7 @@ mod tests {
             "https://exa mple.com/",
             "https://example.com/\n",
             " https://example.com/",
+            "https://exam{ple.com/",
             &long,
         ] {
             assert_eq!(

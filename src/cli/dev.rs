@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Common, Failure, stop_signal};
 use crate::clock::Clock;
-use crate::config::{Config, CookieProfile};
+use crate::config::{Config, CookieProfile, Flags};
 use crate::error::Error;
 use crate::manager::{Revocation, SessionManager, SignIn};
 use crate::server::{Mode, Server};
@@ -38,8 +38,6 @@ pub(super) async fn run(common: &Common, listen: Option<SocketAddr>) -> Result<(
         app.sign_in_url
             .get_or_insert_with(|| format!("{base_path}/dev/sign-in"));
     }
-    // Whoever tries webhooks out has their receiver here; this server answers nobody who could misuse that.
-    config.webhooks.allow_private = true;
     // Before anything is opened: a signal during the start, too, ends the server in order.
     let stop = stop_signal()?;
     // The clock begins in the past, where the sample people's first sign-ins are, and is told before it is asked.
@@ -70,11 +68,12 @@ fn load(common: &Common, listen: Option<SocketAddr>) -> Result<Config, Failure> 
         .database
         .clone()
         .unwrap_or_else(|| PathBuf::from(DEV_DATABASE));
-    Ok(Common {
-        config: common.config.clone(),
+    Ok(common.load_by(Flags {
+        listen,
         database: Some(database),
-    }
-    .load(listen)?)
+        // Whoever tries webhooks out has their receiver here; this server answers nobody who could misuse that.
+        allow_private: true,
+    })?)
 }
 
 async fn is_empty(manager: &SessionManager) -> Result<bool, Error> {

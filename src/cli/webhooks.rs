@@ -205,8 +205,16 @@ async fn replay(
         }
         let path = &["v1", "webhooks", id, "replay"];
         let replayed = operator.post(path, &app.app, &body).await?;
-        count += replayed["count"].as_u64().unwrap_or_default();
-        next = replayed["next_after"].clone();
+        let due = replayed["count"].as_u64().unwrap_or_default();
+        count += due;
+        let former = std::mem::replace(&mut next, replayed["next_after"].clone());
+        if due == 0 && next == former {
+            eprintln!(
+                "{count} deliveries are due now. As many wait as may; go on when there are fewer, with --after {}",
+                next.as_str().unwrap_or_default()
+            );
+            return Ok(());
+        }
     }
     eprintln!("{count} deliveries are due now.");
     Ok(())

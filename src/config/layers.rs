@@ -154,6 +154,15 @@ impl Layers {
         }
     }
 
+    /// What a flag without a value, or a command, says.
+    pub(super) fn add_switch(&mut self, flag: &str, path: &[&str]) {
+        self.add(
+            key_path(path),
+            Source::Flag(flag.to_owned()),
+            Value::Boolean(true),
+        );
+    }
+
     fn add(&mut self, path: KeyPath, source: Source, value: Value) {
         self.entries
             .entry(path)

@@ -7,8 +7,9 @@ use super::{AppConfig, Config, WebhookConfig, texts};
 use crate::user::SESSIONS_PER_USER_MAX;
 
 impl Config {
-    /// The configuration as a file that says the same: read back, it is equal to this one, but for what is left out as it
-    /// may be a secret: a user and password in a `sign_in_url`, and the secrets of webhooks.
+    /// The configuration as a file that says the same: read back, it is equal to this one, but for what is left out as
+    /// it may be a secret: a user and password in a `sign_in_url`, what follows the path in the URLs of webhooks, and
+    /// their secrets.
     pub fn to_toml(&self) -> String {
         let mut text = Printer(String::new());
         text.section("server");
@@ -111,7 +112,10 @@ impl Printer {
     fn webhook(&mut self, name: &str, webhook: &WebhookConfig) {
         self.section(&format!("webhooks.{name}"));
         self.key("app", quoted(&webhook.app));
-        self.key("url", quoted(webhook.url.as_str()));
+        self.key("url", quoted(webhook.url.without_query()));
+        if webhook.url.has_query() {
+            self.0.push_str("# query of the url: not shown\n");
+        }
         let types: Vec<&str> = webhook.types.iter().map(|kind| kind.as_str()).collect();
         self.key("types", list(&types));
         self.0.push_str("# secret: not shown\n");

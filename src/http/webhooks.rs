@@ -38,7 +38,7 @@ pub struct WebhookBody<'w> {
     state: &'static str,
     /// Why it is disabled.
     disabled_reason: Option<String>,
-    /// Deliveries that are not done, of at most 1,000 at once; further events wait where they are.
+    /// Deliveries that are not done, of at most 10,000 at once; further events wait where they are.
     pending_count: u64,
     /// The latest attempt of any delivery.
     last_delivery: Option<AttemptBody<'w>>,
@@ -130,9 +130,9 @@ pub struct CreateWebhook {
 
 /// Makes a webhook, which gets the app's events from now on.
 ///
-/// Messages are signed after Standard Webhooks (`webhook-id`, `webhook-timestamp`, `webhook-signature`), and sent at least
-/// once each, in the order in which they happened to a session. Only an answer 2xx within 15 s is success; else it is tried
-/// again for a day.
+/// Messages are signed after Standard Webhooks (`webhook-id`, `webhook-timestamp`, `webhook-signature`), and sent at
+/// least once each, in the order in which they happened to a session. Only an answer 2xx within 15 s is success; else
+/// it is tried again for a day.
 #[utoipa::path(
     post, path = "/v1/webhooks", tag = "service", security(("api_key" = [])), request_body = CreateWebhook,
     responses(
@@ -479,7 +479,7 @@ pub async fn list_webhook_deliveries(
 pub struct ReplayBody {
     /// Deliveries that are due now.
     count: u64,
-    /// Repeat the call with this as `after`: there are more events than one call looks at. Null: that was all.
+    /// Repeat the call with this as `after`: there is more than one call does. Null: that was all.
     next_after: Option<String>,
 }
 
@@ -515,15 +515,16 @@ pub async fn replay_webhook_delivery(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReplayRange {
-    /// Those after the event with this id.
-    after: String,
+    /// Those after the event with this id; absent: from the oldest that is kept.
+    after: Option<String>,
     /// Up to the event with this id; absent: all that came since.
     until: Option<String>,
 }
 
 /// Sends a range of events, again or for the first time: those of the types that the webhook asks for now.
 ///
-/// Also events from before the webhook was made, as long as they are kept. A call looks at 10,000 events at most.
+/// Also events from before the webhook was made, as long as they are kept. A call looks at 1,000 events at most,
+/// and at none while 10,000 deliveries wait.
 #[utoipa::path(
     post, path = "/v1/webhooks/{id}/replay", tag = "service", security(("api_key" = [])),
     request_body = ReplayRange, params(("id" = String, Path, description = "The webhook's id")),
@@ -546,7 +547,7 @@ pub async fn replay_webhook(
     let parse = |field: &str, text: &str| {
         EventId::parse(text).ok_or_else(|| Problem::invalid_field(field, "must be the id of an event"))
     };
-    let after = parse("after", &body.after)?;
+    let after = body.after.map(|after| parse("after", &after)).transpose()?;
     let until = body.until.map(|until| parse("until", &until)).transpose()?;
     let (count, next_after) = state
         .webhooks

@@ -1,14 +1,14 @@
-//! Webhooks: events sent by HTTP, signed after [Standard Webhooks](https://www.standardwebhooks.com), at least once each,
-//! and in the order in which they happened to a session.
+//! Webhooks: events sent by HTTP, signed after [Standard Webhooks](https://www.standardwebhooks.com), at least once
+//! each, and in the order in which they happened to a session.
 //!
-//! [`Webhooks`] makes, changes and lists them, and [`Webhooks::run`] delivers: a task for each (`delivery`), with a bound of
-//! its own, and one over all. Whoever did not answer soon the last time, or has yet to answer for the first, waits in turn
-//! with others of that kind, and those take no more than half of the places, so that many dead receivers do not delay the
-//! living. What is to be sent and how it went is in the store ([`crate::store::webhooks`]); nothing here is lost with the
-//! process.
+//! [`Webhooks`] makes, changes and lists them, and [`Webhooks::run`] delivers: a task for each (`delivery`), with a
+//! bound of its own, and one over all. Whoever did not answer soon the last time, or has yet to answer for the first,
+//! waits in turn with others of that kind, and those take no more than half of the places, so that many dead receivers
+//! do not delay the living. What is to be sent and how it went is in the store ([`crate::store::webhooks`]); nothing
+//! here is lost with the process.
 //!
-//! Those that the configuration names are made, changed and deleted at the start of a server ([`Webhooks::apply`]), and by
-//! nobody else; only pausing them is anyone's.
+//! Those that the configuration names are made, changed and deleted at the start of a server ([`Webhooks::apply`]), and
+//! by nobody else; only pausing them is anyone's.
 
 mod client;
 mod delivery;
@@ -45,7 +45,8 @@ const PLACES: usize = 32;
 const PLACES_OF_SILENT: usize = PLACES / 2;
 /// Tests at once; they wait for nobody's deliveries, and nobody's wait for them.
 const TESTS_MAX: usize = 4;
-/// Pending deliveries of one webhook, whatever became of them so far; further events wait where they are, and so do replays.
+/// Pending deliveries of one webhook, whatever became of them so far; further events wait where they are, and so do
+/// replays.
 const PENDING_MAX: u64 = 10_000;
 /// Events that a replay of a range looks at, at most: some 5 ms of the writer's time.
 pub const REPLAY_LEN_MAX: usize = 1_000;
@@ -83,8 +84,8 @@ struct Places {
 }
 
 impl Places {
-    /// Waits for a place; `None` when the server stops. First among those of its kind: else the silent would hold places
-    /// while they wait.
+    /// Waits for a place; `None` when the server stops. First among those of its kind: else the silent would hold
+    /// places while they wait.
     async fn take(&self, is_silent: bool) -> Option<Place<'_>> {
         let among_silent = if is_silent {
             Some(self.of_silent.acquire().await.ok()?)
@@ -385,7 +386,7 @@ impl Webhooks {
             "data": { "webhook_id": id.to_string(), "app": app.as_str() },
         });
         let body = body.to_string();
-        let timestamp_secs = now.as_millis().div_euclid(1_000);
+        let timestamp_secs = self.sent_at();
         let message = Message {
             id: &message_id,
             timestamp_secs,
@@ -432,22 +433,23 @@ impl Webhooks {
         Ok(())
     }
 
-    /// Makes the deliveries of a range of events due at once; answers how many, and after which event to go on if more
-    /// than [`REPLAY_LEN_MAX`] events would have to be looked at, or more than there is room for.
+    /// Makes the deliveries of a range of events due at once, from the oldest that is kept unless it begins after one;
+    /// answers how many, and after which event to go on if more than [`REPLAY_LEN_MAX`] events would have to be looked
+    /// at, or more than there is room for.
     pub async fn replay_range(
         &self,
         app: &AppName,
         id: WebhookId,
-        after: EventId,
+        after: Option<EventId>,
         until: Option<EventId>,
     ) -> Result<(u64, Option<EventId>), Error> {
         self.find(app, id).await?;
-        let after = self.number(after, "after")?;
+        let after = after.map(|event| self.number(event, "after")).transpose()?;
         let until = until.map(|event| self.number(event, "until")).transpose()?;
         let range = ReplayRange {
             now: self.clock.now(),
             webhook: id,
-            after,
+            after: after.unwrap_or_default(),
             until: until.unwrap_or(u64::MAX),
             limit: REPLAY_LEN_MAX,
             pending_max: PENDING_MAX,
@@ -457,6 +459,11 @@ impl Webhooks {
         self.ring(id);
         let next_after = replayed.next_after.map(|number| self.id_of(number));
         Ok((replayed.count, next_after))
+    }
+
+    /// The time of a message, in seconds: the wall clock's, as receivers refuse what is minutes off theirs.
+    fn sent_at(&self) -> i64 {
+        self.clock.wall().as_millis().div_euclid(1_000)
     }
 
     /// The public id of the event with this number.
@@ -469,8 +476,8 @@ impl Webhooks {
         number.ok_or_else(|| Error::invalid(field, "is not the id of an event of this server"))
     }
 
-    /// Makes, changes and deletes those that the configuration names, as it says now. A secret that is another than before
-    /// is a rotation: for a day both sign.
+    /// Makes, changes and deletes those that the configuration names, as it says now. A secret that is another than
+    /// before is a rotation: for a day both sign.
     pub async fn apply(&self, configured: &BTreeMap<String, WebhookConfig>) -> Result<(), Error> {
         let mut known: HashMap<String, WithSecrets> = HashMap::new();
         for record in self.store.list_webhooks(None).await? {
@@ -504,6 +511,21 @@ impl Webhooks {
             url: (before.record.url != config.url.as_str()).then(|| config.url.as_str().to_owned()),
             types: (before.record.types != types).then_some(types),
             ..rotation.unwrap_or_default()
+        };
+        // The receiver that was gone was the one at the former URL.
+        let patch = match &before.record.state {
+            WebhookState::Disabled { .. } if patch.url.is_some() => WebhookPatch {
+                is_paused: Some(false),
+                ..patch
+            },
+            WebhookState::Disabled { reason } => {
+                log::warn!(
+                    "the webhook {} of the configuration is disabled: {reason}",
+                    before.record.id
+                );
+                patch
+            }
+            _ => patch,
         };
         if patch.url.is_some() || patch.types.is_some() || patch.secret.is_some() {
             self.store
@@ -610,13 +632,7 @@ impl Webhooks {
     }
 
     fn parse_url(&self, text: &str) -> Result<String, FieldError> {
-        let url = WebhookUrl::parse(text, self.reach).and_then(|url| {
-            if Client::can_say(&url) {
-                Ok(url)
-            } else {
-                Err(WebhookUrl::RULE)
-            }
-        });
+        let url = WebhookUrl::parse(text, self.reach);
         url.map(|url| url.as_str().to_owned())
             .map_err(|rule| FieldError::new("url", rule))
     }

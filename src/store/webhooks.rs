@@ -8,8 +8,9 @@
 //! person's data is not kept twice. Deliveries of one *subject* (a session, else a user) are due one after the other,
 //! oldest first: one that waits for its next attempt holds up those after it, and no others.
 //!
-//! Everything that changes goes through the same writer as sessions do, with the same promises (see [`super`]). Only the
-//! SQLite store keeps webhooks: the rules about them are in what calls it, and there is no second way to compare with.
+//! Everything that changes goes through the same writer as sessions do, with the same promises (see [`super`]). Only
+//! the SQLite store keeps webhooks: the rules about them are in what calls it, and there is no second way to compare
+//! with.
 
 use super::Answer;
 use crate::clock::Timestamp;
@@ -245,8 +246,8 @@ pub enum Verdict {
     Retry(Timestamp),
     /// Never again.
     Failed,
-    /// The receiver is gone: the webhook is disabled if it still leads there, and the delivery waits until somebody lets it
-    /// go on.
+    /// The receiver is gone: the webhook is disabled if it still leads there, and the delivery waits until somebody
+    /// lets it go on.
     Disable {
         /// Why, in a sentence.
         reason: String,
@@ -317,8 +318,8 @@ pub trait WebhookStore: Send + Sync {
         now: Timestamp,
     ) -> Answer<Option<WebhookRecord>>;
 
-    /// Deletes a webhook and what deliveries it has left; `false` if there is none with this id. It may have millions of
-    /// them: [`WebhookStore::delete_deliveries`] comes first.
+    /// Deletes a webhook and what deliveries it has left; `false` if there is none with this id. It may have millions
+    /// of them: [`WebhookStore::delete_deliveries`] comes first.
     fn delete_webhook(&self, id: WebhookId, now: Timestamp) -> Answer<bool>;
 
     /// Deletes deliveries of a webhook, `limit` at most, whatever their state; answers how many there were.
@@ -330,8 +331,8 @@ pub trait WebhookStore: Send + Sync {
     /// The webhooks of one app, or of all, oldest first.
     fn list_webhooks(&self, app: Option<AppName>) -> Answer<Vec<WebhookRecord>>;
 
-    /// Makes deliveries rows, due at once, and moves the cursor; `false` and nothing if the webhook is gone, the cursor is
-    /// already as far, or other types are asked for by now. One that is a row already stays as it is.
+    /// Makes deliveries rows, due at once, and moves the cursor; `false` and nothing if the webhook is gone, the cursor
+    /// is already as far, or other types are asked for by now. One that is a row already stays as it is.
     fn enqueue(&self, id: WebhookId, new: NewDeliveries, now: Timestamp) -> Answer<bool>;
 
     /// Pending deliveries that were never attempted.
@@ -350,7 +351,7 @@ pub trait WebhookStore: Send + Sync {
     /// Makes a delivery due at once, whatever its state, with its time anew; `false` if there is no such delivery.
     fn replay_delivery(&self, id: WebhookId, event: u64, now: Timestamp) -> Answer<bool>;
 
-    /// Makes the deliveries of a range of events due at once, those that the webhook asks for now, as far as there is room
-    /// for pending ones.
+    /// Makes the deliveries of a range of events due at once, those that the webhook asks for now, as far as there is
+    /// room for pending ones.
     fn replay_range(&self, range: ReplayRange) -> Answer<Replayed>;
 }

@@ -233,6 +233,7 @@ fn flag_beats_environment_beats_file_beats_defaults() {
     let flags = Flags {
         listen: Some(SocketAddr::from(([127, 0, 0, 4], 4))),
         database: Some("flag.db".into()),
+        ..Flags::default()
     };
     let config = load_all(file, &environment, flags).expect("good");
     assert_eq!(config.server.listen.to_string(), "127.0.0.4:4");
@@ -993,6 +994,7 @@ fn printed_configuration_reads_back_equal() {
         // But for secrets, which are not printed.
         let printed = config
             .to_toml()
+            .replace("\"\n# query of the url: not shown", "?a=b\"")
             .replace("# secret: not shown", &format!("secret = {SECRET:?}"));
         assert_eq!(load(&printed), config, "{text}");
     }
@@ -1102,4 +1104,20 @@ fn printed_configuration_has_no_secret_of_a_webhook() {
     for text in [config.to_toml(), format!("{config:?}")] {
         assert!(!text.contains(&SECRET[6..]), "{text}");
     }
+    assert!(
+        !config.to_toml().contains("events?"),
+        "nor what its URL ends with"
+    );
+}
+
+#[test]
+fn dev_takes_webhooks_that_lead_to_this_machine() {
+    let text = format!("[webhooks.here]\nurl = \"http://127.0.0.1:8080/\"\nsecret = {SECRET:?}");
+    load_all(&text, &[], Flags::default()).expect_err("it is no public address");
+    let flags = Flags {
+        allow_private: true,
+        ..Flags::default()
+    };
+    let config = load_all(&text, &[], flags).expect("good");
+    assert!(config.webhooks.allow_private && config.webhooks.named.contains_key("here"));
 }

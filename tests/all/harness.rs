@@ -28,6 +28,7 @@ pub fn config_in(dir: &Path) -> Config {
     let flags = Flags {
         listen: Some("127.0.0.1:0".parse().expect("an address")),
         database: Some(dir.join("s.db")),
+        ..Flags::default()
     };
     let mut config = Config::load(None, std::iter::empty(), flags).expect("the defaults are valid");
     config.server.workers = 1;

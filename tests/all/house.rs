@@ -99,7 +99,7 @@ const CRATES_OF: &[(&str, &[&str])] = &[
     ("reqwest", &["cli"]),
     ("futures_util", &["http"]),
     ("socket2", &["server"]),
-    ("hyper", &["observer::webhook::client"]),
+    ("hyper", &["observer::webhook::client", "webhook"]),
     ("hyper_util", &["observer::webhook::client"]),
     ("rustls", &["observer::webhook::client"]),
     ("toml", &["config"]),

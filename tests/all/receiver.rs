@@ -50,6 +50,10 @@ pub enum Answer {
     With(u16, &'static str, String),
     /// With a body of so many bytes.
     Long(u16, usize),
+    /// With a body that ends before it should.
+    BrokenOff(u16),
+    /// With a body that never ends.
+    Stalled(u16),
     /// Not before [`Receiver::release`].
     Held(u16),
     /// Never.
@@ -164,10 +168,19 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         let answer = rule.lock().expect("no rule failed")(&received);
         // The test may have ended.
         let _ = told.send(received);
-        let (status, header, len) = match answer {
+        let (status, header, len) = match answer.clone() {
             Answer::Status(status) => (status, String::new(), 0),
             Answer::With(status, name, value) => (status, format!("{name}: {value}\r\n"), 0),
             Answer::Long(status, len) => (status, String::new(), len),
+            Answer::BrokenOff(status) | Answer::Stalled(status) => {
+                let start = format!("HTTP/1.1 {status} Answer\r\ncontent-length: 100\r\n\r\nand so");
+                if stream.get_mut().write_all(start.as_bytes()).await.is_ok()
+                    && matches!(answer, Answer::Stalled(_))
+                {
+                    std::future::pending::<()>().await;
+                }
+                return;
+            }
             Answer::Held(status) => {
                 if released.wait_for(|is_released| *is_released).await.is_err() {
                     return;

@@ -450,6 +450,20 @@ async fn long_answer_is_not_read_to_its_end() {
 }
 
 #[tokio::test]
+async fn status_decides_whatever_becomes_of_the_body() {
+    let server = server().await;
+    for answer in [Answer::BrokenOff(200), Answer::Stalled(200)] {
+        let name = format!("{answer:?}");
+        let receiver = Receiver::answering(move |_| answer.clone()).await;
+        let (id, _) = webhook(&server, &receiver.base).await;
+        server.sign_in("ada").await;
+        let done = delivery(&server, &id, "delivered", 1).await;
+        assert_eq!(done["last_attempt"]["http_status"], 200, "{name}");
+        patched(&server, &id, json!({ "is_paused": true })).await;
+    }
+}
+
+#[tokio::test]
 async fn address_that_is_not_public_is_refused_in_a_url() {
     let server = TestServer::start().await;
     for url in [
@@ -649,6 +663,14 @@ async fn range_of_events_is_sent_also_from_before_the_webhook_was_made() {
     let replayed = posted(&server, &path, json!({ "after": ids[0] })).await;
     assert_eq!(replayed.json["count"], 3, "also what was sent before");
     receiver.take(3).await;
+
+    eventually("nothing waits", || async {
+        shown(&server, &id).await["pending_count"] == 0
+    })
+    .await;
+    let replayed = posted(&server, &path, json!({})).await;
+    assert_eq!(replayed.json["count"], 4, "all that is kept");
+    receiver.take(4).await;
 }
 
 #[tokio::test]
@@ -918,6 +940,29 @@ async fn webhook_that_leads_elsewhere_by_now_is_not_disabled_by_its_former_recei
 }
 
 #[tokio::test]
+async fn attempt_that_waited_for_a_place_goes_where_the_webhook_leads_by_then() {
+    // As many as may be under way at once to receivers that did not answer yet.
+    const PLACES: usize = 16;
+    let (server, mut held) = (server().await, Receiver::answering(|_| Answer::Held(204)).await);
+    let (mut former, mut new) = (Receiver::start().await, Receiver::start().await);
+    for _ in 0..PLACES {
+        webhook(&server, &held.base).await;
+    }
+    server.sign_in("ada").await;
+    held.take(PLACES).await;
+    let (id, _) = webhook(&server, &former.base).await;
+    server.sign_in("grace").await;
+    eventually("it waits for a place", || async {
+        shown(&server, &id).await["pending_count"] == 1
+    })
+    .await;
+    patched(&server, &id, json!({ "url": new.base })).await;
+    held.release();
+    assert_eq!(new.next().await.user(), "grace");
+    assert_eq!(former.rest().len(), 0);
+}
+
+#[tokio::test]
 async fn receiver_that_asks_to_be_left_alone_is_until_then_or_until_somebody_asks_for_more() {
     let server = server().await;
     let an_hour = |_: &crate::receiver::Received| Answer::With(503, "retry-after", HOUR.to_string());
@@ -1043,7 +1088,6 @@ async fn bad_input_names_its_field_and_changes_nothing() {
             json!({ "state": "active" }),
             "state",
         ),
-        (reqwest::Method::POST, &replay, json!({}), "after"),
         (reqwest::Method::POST, &replay, json!({ "after": "7" }), "after"),
         (
             reqwest::Method::POST,
@@ -1229,6 +1273,66 @@ async fn configured_webhooks_are_made_changed_and_deleted_at_the_start() {
     stopped.config.webhooks.named.clear();
     let server = stopped.restart().await;
     assert_eq!(count(&server, "SELECT count(*) FROM webhooks"), 0);
+}
+
+#[tokio::test]
+async fn disabled_webhook_of_the_configuration_goes_on_when_its_url_is_corrected() {
+    use sessiond::config::WebhookConfig;
+    use sessiond::webhook::{Reach, SigningSecret, WebhookUrl};
+    let gone = Receiver::answering(|_| Answer::Status(410)).await;
+    let mut new = Receiver::start().await;
+    let url = |text: &str| WebhookUrl::parse(text, Reach::Everything).expect("a URL");
+    let config = WebhookConfig {
+        app: AppName::default_app(),
+        url: url(&gone.base),
+        types: Vec::new(),
+        secret: SigningSecret::random(),
+    };
+    let server = TestServer::start_with(|server| {
+        server.webhooks.allow_private = true;
+        server.webhooks.named.insert("billing".to_owned(), config.clone());
+    })
+    .await;
+    server.sign_in("ada").await;
+    eventually("it is disabled", || async {
+        count(&server, "SELECT count(*) FROM webhooks WHERE state = 'disabled'") == 1
+    })
+    .await;
+    let server = server.stop().await.restart().await;
+    let disabled = "SELECT count(*) FROM webhooks WHERE state = 'disabled'";
+    assert_eq!(count(&server, disabled), 1, "by the same URL");
+
+    let mut stopped = server.stop().await;
+    let config = WebhookConfig {
+        url: url(&new.base),
+        ..config
+    };
+    stopped.config.webhooks.named.insert("billing".to_owned(), config);
+    let server = stopped.restart().await;
+    assert_eq!(count(&server, disabled), 0);
+    assert_eq!(new.next().await.user(), "ada");
+}
+
+#[tokio::test]
+async fn webhooks_of_the_configuration_take_no_place_of_others() {
+    use sessiond::config::WebhookConfig;
+    use sessiond::webhook::{Reach, SigningSecret, WebhookUrl};
+    let server = TestServer::start_with(|server| {
+        let config = WebhookConfig {
+            app: AppName::default_app(),
+            url: WebhookUrl::parse("https://hooks.example.com/", Reach::Public).expect("a URL"),
+            types: Vec::new(),
+            secret: SigningSecret::random(),
+        };
+        server.webhooks.named.insert("billing".to_owned(), config);
+    })
+    .await;
+    for number in 0..20 {
+        webhook(&server, &format!("https://hooks.example.com/{number}")).await;
+    }
+    let body = json!({ "url": "https://hooks.example.com/20" });
+    let refused = posted(&server, "/v1/webhooks", body).await;
+    refused.assert_problem(422, "validation_failed");
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@
 //! at, at every connection, not the name when it was given: names change (DNS rebinding). A name with any address that
 //! may not be reached is refused whole. A pooled connection was looked at when it was made.
 //!
-//! Deliberately absent: redirects, proxies, cookies, HTTP/2, and reading what the receiver has to say.
+//! The status decides; what follows it is read for the connection's sake alone. Deliberately absent: redirects,
+//! proxies, cookies, HTTP/2, and looking at what the receiver has to say.
 
 use std::error::Error as StdError;
 use std::future::Future;
@@ -12,13 +13,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::Request;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
-use hyper::{Request, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
@@ -30,11 +32,14 @@ use tower_service::Service;
 
 use crate::webhook::{Reach, WebhookUrl};
 
-/// How long an attempt may take, from the name to the end of the answer: long enough for a receiver that does its work
-/// before it answers, which it should not.
+/// How long an attempt may take, from the name to the status of the answer: long enough for a receiver that does its
+/// work before it answers, which it should not.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
-/// What is read of an answer, so that the connection can be used again; then it is closed.
+/// How long it may take to connect: whoever cannot be reached within this cannot be at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is read of an answer, and how long, so that the connection can be used again; then it is closed.
 const ANSWER_LEN_MAX: usize = 64 * 1024;
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an idle connection is kept, and how many for a receiver: as many as one webhook uses at once.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const IDLE_MAX: usize = super::delivery::ATTEMPTS_MAX;
@@ -50,6 +55,8 @@ pub(super) struct Client {
     reach: Reach,
     /// Made when it is first needed: reading the system's certificates takes some ten milliseconds.
     http: OnceCell<Http>,
+    /// Whether it was said that there are no certificates.
+    is_warned: AtomicBool,
 }
 
 /// A message on its way.
@@ -72,12 +79,30 @@ impl Client {
         Self {
             reach,
             http: OnceCell::new(),
+            is_warned: AtomicBool::new(false),
         }
     }
 
-    /// Whether HTTP can say a URL: not all that browsers take.
-    pub(super) fn can_say(url: &WebhookUrl) -> bool {
-        url.as_str().parse::<Uri>().is_ok()
+    /// One that trusts nobody is used once and not kept: the system's certificates may come later.
+    async fn http(&self) -> Result<Http, String> {
+        let made = self.http.get_or_try_init(|| async {
+            let roots = tokio::task::spawn_blocking(system_roots).await;
+            let (roots, why) = roots
+                .map_err(|_| Err("the certificates that this system trusts cannot be read".to_owned()))?;
+            let is_empty = roots.is_empty();
+            if (is_empty || !why.is_empty()) && !self.is_warned.swap(true, Ordering::Relaxed) {
+                let count = roots.len();
+                log::warn!(
+                    "webhooks trust {count} certificates of this system for https URLs, and lack some: {why}"
+                );
+            }
+            let http = connect_by(self.reach, roots).map_err(Err)?;
+            if is_empty { Err(Ok(http)) } else { Ok(http) }
+        });
+        match made.await {
+            Ok(http) => Ok(http.clone()),
+            Err(once) => once,
+        }
     }
 
     /// Sends a message; why there is no answer is a sentence that may be shown.
@@ -93,8 +118,8 @@ impl Client {
             .body(Full::from(message.body))
             .map_err(|_| "its URL cannot be sent by HTTP".to_owned())?;
         let sent = async {
-            let http = self.http.get_or_try_init(|| connect_by(self.reach)).await?;
-            let response = http.request(request).await.map_err(|error| reason(&error))?;
+            let response = self.http().await?.request(request).await;
+            let response = response.map_err(|error| reason(&error))?;
             let answered = Answered {
                 status: response.status().as_u16(),
                 retry_after: response
@@ -103,25 +128,20 @@ impl Client {
                     .and_then(|value| value.to_str().ok())
                     .map(str::to_owned),
             };
-            match Limited::new(response.into_body(), ANSWER_LEN_MAX).collect().await {
-                Err(error) if !error.is::<LengthLimitError>() => Err("its answer broke off".to_owned()),
-                _ => Ok(answered),
-            }
+            Ok::<_, String>((answered, response.into_body()))
         };
-        match tokio::time::timeout(ATTEMPT_TIMEOUT, sent).await {
-            Ok(answered) => answered,
-            Err(_) => Err(format!(
-                "there was no whole answer within {} s",
-                ATTEMPT_TIMEOUT.as_secs()
-            )),
-        }
+        let Ok(sent) = tokio::time::timeout(ATTEMPT_TIMEOUT, sent).await else {
+            let secs = ATTEMPT_TIMEOUT.as_secs();
+            return Err(format!("there was no answer within {secs} s"));
+        };
+        let (answered, body) = sent?;
+        // However that goes: what the receiver answered it has answered.
+        let _ = tokio::time::timeout(ANSWER_TIMEOUT, Limited::new(body, ANSWER_LEN_MAX).collect()).await;
+        Ok(answered)
     }
 }
 
-async fn connect_by(reach: Reach) -> Result<Http, String> {
-    let roots = tokio::task::spawn_blocking(system_roots)
-        .await
-        .map_err(|_| "the certificates that this system trusts cannot be read".to_owned())?;
+fn connect_by(reach: Reach, roots: RootCertStore) -> Result<Http, String> {
     let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("there is no TLS here: {error}"))?
@@ -130,6 +150,7 @@ async fn connect_by(reach: Reach) -> Result<Http, String> {
     let mut tcp = HttpConnector::new_with_resolver(Resolver(reach));
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_or_http()
@@ -142,14 +163,16 @@ async fn connect_by(reach: Reach) -> Result<Http, String> {
         .build(connector))
 }
 
-fn system_roots() -> RootCertStore {
+/// The certificates that this system trusts, and why it may lack some.
+fn system_roots() -> (RootCertStore, String) {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(found.certs);
-    if added == 0 {
-        log::warn!("this system has no certificates that it trusts, so webhooks reach no https URL");
+    roots.add_parsable_certificates(found.certs);
+    let mut errors: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+    if roots.is_empty() && errors.is_empty() {
+        errors.push("there are none".to_owned());
     }
-    roots
+    (roots, errors.join("; "))
 }
 
 /// Why a request had no answer, without what was asked.

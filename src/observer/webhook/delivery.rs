@@ -1,7 +1,7 @@
 //! The deliveries of one webhook: events become rows, rows become attempts.
 //!
-//! Each webhook has a task. It reads events on from its cursor, as far as there is room for pending deliveries (the rest
-//! waits in the events), and keeps a few attempts under way. Of each subject only the oldest pending delivery is
+//! Each webhook has a task. It reads events on from its cursor, as far as there is room for pending deliveries (the
+//! rest waits in the events), and keeps a few attempts under way. Of each subject only the oldest pending delivery is
 //! attempted, so that what happened to a session is told in its order; those of other subjects go on beside it. An
 //! attempt keeps its place until its result is on disk: what a kill repeats is what was under way.
 //!
@@ -29,13 +29,14 @@ use crate::webhook::{FailedAttempt, WebhookId, next_attempt, retry_after_millis}
 
 /// Attempts of one webhook at once: a receiver answers within some 100 ms, so that these are some 40 events a second.
 pub(super) const ATTEMPTS_MAX: usize = 4;
-/// The same for one whose latest attempt was not answered at all, or slowly, or that was never attempted. Such ones may take
-/// long, and places from others.
+/// The same for one whose latest attempt was not answered at all, or slowly, or that was never attempted. Such ones may
+/// take long, and places from others.
 const ATTEMPTS_OF_SILENT_MAX: usize = 1;
 /// An answer that takes longer than this is slow: at that pace all places together make 16 attempts a second.
 const SLOW: Duration = Duration::from_secs(2);
 /// Pending deliveries of one webhook that were never attempted; further events wait where they are. Those that were and
-/// wait for their next attempt do not count here: else a thousand that one bug refuses would hold up all others for a day.
+/// wait for their next attempt do not count here: else a thousand that one bug refuses would hold up all others for a
+/// day.
 const FRESH_MAX: u64 = 1_000;
 /// What stands for a receiver that did not ask to be left alone.
 const NOT_HELD: i64 = i64::MIN;
@@ -167,8 +168,8 @@ impl Line {
         Ok(Next::GoOn)
     }
 
-    /// Somebody has changed something: it may be another webhook by now, what was to be attempted may be done, and who asks
-    /// for deliveries does not mean after the time that the receiver asked for.
+    /// Somebody has changed something: it may be another webhook by now, what was to be attempted may be done, and who
+    /// asks for deliveries does not mean after the time that the receiver asked for.
     fn forget(&mut self) {
         self.ready.clear();
         self.held_until.store(NOT_HELD, Ordering::Relaxed);
@@ -189,7 +190,8 @@ impl Line {
         {
             return;
         }
-        // From the cursor, so that what was fetched and is no row yet is read again, by the kinds that are asked for now.
+        // From the cursor, so that what was fetched and is no row yet is read again, by the kinds that are asked for
+        // now.
         self.fetched.clear();
         let filter = EventFilter {
             app: Some(record.app.clone()),
@@ -427,8 +429,8 @@ impl Attempt {
         self.delivery.subject
     }
 
-    /// `None` if the webhook gets nothing any more. It is read now, as it may be another than when a place was asked for:
-    /// nothing goes to where it led, or by a secret that was taken from it.
+    /// `None` if the webhook gets nothing any more. It is read now, as it may be another than when a place was asked
+    /// for: nothing goes to where it led, or by a secret that was taken from it.
     async fn attempt(&self, at: Timestamp) -> Result<Option<Attempted>, Error> {
         let Some(webhook) = self.webhooks.store.find_webhook(self.id).await? else {
             return Ok(None);
@@ -483,7 +485,7 @@ impl Attempt {
             "data": event.body(epoch),
         });
         let body = body.to_string();
-        let timestamp_secs = at.as_millis().div_euclid(1_000);
+        let timestamp_secs = self.webhooks.sent_at();
         let message = Message {
             id: &id,
             timestamp_secs,

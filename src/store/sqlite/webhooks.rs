@@ -304,7 +304,8 @@ pub(super) fn record_attempt(
         Verdict::Failed => (DeliveryState::Failed, None),
         Verdict::Disable { .. } => (DeliveryState::Pending, Some(now)),
     };
-    // A delivery that was skipped meanwhile stays so, and one that was to be made anew does not fail by its former time.
+    // A delivery that was skipped meanwhile stays so, and one that was to be made anew does not fail by its former
+    // time.
     const IS_AS_BEFORE: &str = "state = 'pending' AND (?3 <> 'failed' OR first_attempt_at IS ?8)";
     let LastAttempt { at, status, error } = &attempted.attempt;
     batch
@@ -333,8 +334,8 @@ pub(super) fn record_attempt(
         )?
         .execute(params![id, at, status, error])?;
     if let Verdict::Disable { reason, url } = &attempted.verdict {
-        // One that was paused meanwhile stays so: whoever did that decides when it goes on. One that leads elsewhere by now
-        // was given another receiver.
+        // One that was paused meanwhile stays so: whoever did that decides when it goes on. One that leads elsewhere by
+        // now was given another receiver.
         batch
             .connection
             .prepare_cached(
