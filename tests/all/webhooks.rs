@@ -13,6 +13,7 @@ use sessiond::session::AppName;
 
 use crate::harness::{Reply, START, Stopped, TestServer, config_in, eventually};
 use crate::receiver::{Answer, Receiver, verify};
+use crate::stores::sqlite_in;
 use crate::support::{DAY, HOUR, UNKNOWN_ID, add_app, at, at_once, count, rows, with_status};
 
 /// A server whose webhooks may lead to this machine.
@@ -1221,6 +1222,55 @@ async fn attempts_and_what_waits_are_counted() {
         .all(|line| metrics.contains(line))
     })
     .await;
+}
+
+#[tokio::test]
+async fn cursor_does_not_pass_what_was_read_by_former_types() {
+    use sessiond::event::EventKind;
+    use sessiond::store::webhooks::{NewDeliveries, NewWebhook, WebhookPatch, WebhookStore};
+    use sessiond::webhook::{SealedSecret, WebhookId};
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = sqlite_in(&dir, 100);
+    let id = WebhookId::random();
+    let new = NewWebhook {
+        now: START,
+        id,
+        app: AppName::default_app(),
+        name: None,
+        url: "https://hooks.example.com/".to_owned(),
+        types: vec![EventKind::SessionRevoked],
+        description: None,
+        secret: SealedSecret::from_bytes(vec![7; 72]),
+        max: 20,
+    };
+    store.create_webhook(new).await.expect("stored").expect("made");
+    let read_by = |types: Vec<EventKind>, cursor| NewDeliveries {
+        deliveries: Vec::new(),
+        types,
+        cursor,
+    };
+    let patch = WebhookPatch {
+        types: Some(Vec::new()),
+        ..WebhookPatch::default()
+    };
+    store.update_webhook(id, patch, START).await.expect("stored");
+
+    let former = read_by(vec![EventKind::SessionRevoked], 7);
+    assert!(!store.enqueue(id, former, START).await.expect("asked"));
+    assert!(
+        store
+            .enqueue(id, read_by(Vec::new(), 5), START)
+            .await
+            .expect("asked")
+    );
+    assert!(
+        !store
+            .enqueue(id, read_by(Vec::new(), 5), START)
+            .await
+            .expect("asked")
+    );
+    let webhook = store.find_webhook(id).await.expect("read").expect("there");
+    assert_eq!(webhook.cursor, 5);
 }
 
 #[tokio::test]
