@@ -40,6 +40,7 @@ mod edge;
 mod ending;
 mod event_pages;
 mod event_streams;
+mod following;
 mod house;
 mod idempotency;
 mod identities;
