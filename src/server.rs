@@ -481,3 +481,28 @@ fn bind_in(folder: &Path, path: &Path) -> io::Result<UnixListener> {
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connection_whose_other_side_takes_nothing_is_closed_by_the_system() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let client = tokio::net::TcpStream::connect(address)
+            .await
+            .expect("a connection");
+        let (accepted, _) = listener.accept().await.expect("a connection");
+        bound_unread(&accepted);
+        let bound = |stream| {
+            socket2::SockRef::from(stream)
+                .tcp_user_timeout()
+                .expect("an option")
+        };
+        assert_eq!(bound(&accepted), Some(UNREAD_TIMEOUT));
+        assert_eq!(bound(&client), None, "which is what there is without it");
+    }
+}

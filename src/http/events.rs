@@ -689,3 +689,232 @@ impl Drop for Slot {
         self.state.manager.metrics().event_streams.dec();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, Timestamp};
+    use crate::config::{Config, Flags};
+    use crate::http::auth::Plane;
+    use crate::manager::{SessionManager, SignIn, SignedIn};
+    use crate::metrics::Metrics;
+    use crate::observer::webhook::{Parts, Webhooks};
+    use crate::session::ServerKey;
+    use crate::store::SessionStore;
+    use crate::store::sqlite::{SqliteOptions, SqliteStore};
+    use crate::webhook::Sealer;
+    use tempfile::TempDir;
+
+    const START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
+
+    /// The state of a listener over a database in this folder.
+    async fn state(dir: &TempDir) -> StateData {
+        let config =
+            Config::load(None, std::iter::empty(), Flags::default()).expect("the defaults are valid");
+        let options = SqliteOptions {
+            path: dir.path().join("s.db"),
+            read_pool: 2,
+            queue_len_max: 100,
+        };
+        let sqlite = Arc::new(SqliteStore::open(&options).expect("the database opens"));
+        let store = Arc::clone(&sqlite) as Arc<dyn SessionStore>;
+        let (clock, metrics) = (Arc::new(Clock::manual(START)), Arc::new(Metrics::new()));
+        let key = ServerKey::from_bytes([7; 32]);
+        let sealer = Sealer::new(&key);
+        let manager = SessionManager::new(
+            Arc::clone(&store),
+            &config,
+            Arc::clone(&clock),
+            key,
+            None,
+            Arc::clone(&metrics),
+        );
+        let manager = Arc::new(manager.await.expect("a manager"));
+        let webhooks = Webhooks::new(Parts {
+            store: sqlite,
+            events: store,
+            feed: Arc::clone(manager.feed()),
+            clock,
+            metrics,
+            sealer,
+            reach: config.webhooks.reach(),
+        });
+        web::Data::new(State::new(manager, webhooks, &config, Plane::Public, false))
+    }
+
+    async fn sign_in(state: &StateData, name: &str) -> SignedIn {
+        let sign_in = SignIn {
+            user_id: UserId::parse(name),
+            idle_timeout_secs: Some(600),
+            ..SignIn::default()
+        };
+        let signed_in = state.manager.create(&AppName::default_app(), sign_in).await;
+        signed_in.expect("the user may sign in")
+    }
+
+    fn id(state: &StateData, number: u64) -> String {
+        state.manager.feed().epoch().id(number).to_string()
+    }
+
+    /// A backend's stream that has told its beginning.
+    async fn stream(state: &StateData, filter: EventFilter, viewer: Viewer) -> LiveStream {
+        let share = Share::App(AppName::default_app());
+        let slot = Slot::take(state, share, STREAMS_OF_APP_MAX).expect("there is room");
+        let begun = LiveStream::begin(state.clone(), filter, StreamStart::Now, viewer, slot).await;
+        let mut stream = begun.expect("it begins");
+        stream.next_frame().await.expect("a beginning");
+        stream
+    }
+
+    async fn next_after_a_pause(stream: &mut LiveStream) -> String {
+        stream.heartbeat_at = Instant::now();
+        stream.next_frame().await.expect("it goes on")
+    }
+
+    #[tokio::test]
+    async fn stream_without_news_says_that_it_lives_and_where_it_is() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = state(&dir).await;
+        let blocked = EventFilter::of_kinds([EventKind::UserBlocked]);
+        let mut stream = stream(&state, blocked, Viewer::Backend(None)).await;
+        assert_eq!(next_after_a_pause(&mut stream).await, ":\n\n");
+        assert!(
+            stream.heartbeat_at > Instant::now() + HEARTBEAT / 2,
+            "the next one is a while off"
+        );
+        sign_in(&state, "ada").await;
+        let told = format!(":\nid: {}\n\n", id(&state, 1));
+        assert_eq!(next_after_a_pause(&mut stream).await, told);
+        assert_eq!(next_after_a_pause(&mut stream).await, ":\n\n");
+    }
+
+    #[tokio::test]
+    async fn news_put_the_next_sign_of_life_off() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = state(&dir).await;
+        let mut stream = stream(&state, EventFilter::ALL, Viewer::Backend(None)).await;
+        sign_in(&state, "ada").await;
+        stream.heartbeat_at = Instant::now() + HEARTBEAT / 4;
+        let frame = stream.next_frame().await.expect("news");
+        assert!(frame.starts_with(&format!("id: {}\nevent: session.created\n", id(&state, 1))));
+        assert!(stream.heartbeat_at > Instant::now() + HEARTBEAT / 2);
+    }
+
+    #[tokio::test]
+    async fn reader_for_whom_events_are_no_longer_kept_is_told_so_and_goes_on() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = state(&dir).await;
+        let mut stream = stream(&state, EventFilter::ALL, Viewer::Backend(None)).await;
+        sign_in(&state, "ada").await;
+        state
+            .manager
+            .clock()
+            .advance(Duration::from_secs(31 * 24 * 60 * 60));
+        sign_in(&state, "bob").await;
+        state.manager.purge_old(10).await.expect("purged");
+        let told = stream.next_frame().await.expect("it goes on");
+        assert_eq!(told, format!("{RESET}id: {}\n\n", id(&state, 2)));
+        sign_in(&state, "cyd").await;
+        let told = stream.next_frame().await.expect("it goes on");
+        assert!(told.starts_with(&format!("id: {}\n", id(&state, 3))), "{told}");
+    }
+
+    #[tokio::test]
+    async fn key_is_looked_at_also_without_news() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = state(&dir).await;
+        let app = AppName::default_app();
+        let (record, key) = state.manager.create_key(&app, "test").await.expect("a key");
+        let mut stream = stream(&state, EventFilter::ALL, Viewer::Backend(Some(key))).await;
+        assert_eq!(next_after_a_pause(&mut stream).await, ":\n\n");
+        assert!(
+            stream.look_at <= Instant::now() + HEARTBEAT,
+            "at each sign of life, at the latest"
+        );
+        state.manager.revoke_key(record.id).await.expect("revoked");
+        stream.look_at = Instant::now();
+        let told = stream.next_frame().await.expect("why it ends");
+        assert!(
+            told.starts_with("event: end\ndata: {") && told.contains("invalid_api_key"),
+            "{told}"
+        );
+        assert_eq!(stream.next_frame().await, None);
+    }
+
+    #[tokio::test]
+    async fn session_is_looked_at_when_its_time_may_be_over() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = state(&dir).await;
+        let ada = sign_in(&state, "ada").await;
+        let filter = EventFilter {
+            app: Some(AppName::default_app()),
+            about: About::User(UserId::parse("ada").expect("a user id")),
+            kinds: Vec::new(),
+        };
+        let viewer = Viewer::Person {
+            app: AppName::default_app(),
+            id: ada.session.id,
+            presented: ada.token.hash(),
+            watch: state.manager.feed().watch(ada.session.id),
+        };
+        let mut stream = stream(&state, filter, viewer).await;
+        state.manager.clock().advance(Duration::from_secs(598));
+        stream.look_at = Instant::now();
+        next_after_a_pause(&mut stream).await;
+        assert!(
+            stream.look_at <= Instant::now() + Duration::from_secs(2),
+            "not only at the next sign of life"
+        );
+        state.manager.clock().advance(Duration::from_secs(2));
+        stream.look_at = Instant::now();
+        let told = stream.next_frame().await.expect("its own ending");
+        assert!(told.contains("event: session.expired\n"), "{told}");
+        let told = stream.next_frame().await.expect("why it ends");
+        assert!(
+            told.starts_with("event: end\n") && told.contains("idle_timeout"),
+            "{told}"
+        );
+        assert_eq!(stream.next_frame().await, None);
+    }
+
+    #[tokio::test]
+    async fn places_are_counted_and_given_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = state(&dir).await;
+        let share = Share::Session(SessionId::from_bytes([7; 16]));
+        let take = || Slot::take(&state, share.clone(), 2);
+        let (first, second) = (take().ok(), take().ok());
+        assert!(first.is_some() && second.is_some());
+        assert!(take().is_err(), "a third is one too many");
+        drop(first);
+        assert!(take().is_ok(), "one was given back");
+        drop(second);
+        let counts = state.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
+        assert_eq!(
+            (counts.all, counts.of.len()),
+            (0, 0),
+            "nothing is kept of who has gone"
+        );
+        assert_eq!(state.manager.metrics().event_streams.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn server_has_so_many_streams_in_all() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = state(&dir).await;
+        let slots: Vec<Slot> = (0..STREAMS_MAX)
+            .map(|number| {
+                let name = UserId::parse(&format!("u{number}")).expect("a user id");
+                let share = Share::User(AppName::default_app(), name);
+                Slot::take(&state, share, 1).expect("there is room")
+            })
+            .collect();
+        let share = Share::App(AppName::default_app());
+        let Err(refused) = Slot::take(&state, share.clone(), 1) else {
+            panic!("no room is left");
+        };
+        assert_eq!(refused.code().status(), 503);
+        drop(slots);
+        assert!(Slot::take(&state, share, 1).is_ok());
+    }
+}
