@@ -891,30 +891,36 @@ mod tests {
         drop(second);
         let counts = state.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
         assert_eq!(
-            (counts.all, counts.of.len()),
-            (0, 0),
+            (counts.of_people, counts.of_visitors, counts.of.len()),
+            (0, 0, 0),
             "nothing is kept of who has gone"
         );
         assert_eq!(state.manager.metrics().event_streams.get(), 0);
     }
 
     #[tokio::test]
-    async fn server_has_so_many_streams_in_all() {
+    async fn people_and_visitors_have_so_many_streams_in_all_and_backends_room_beside_them() {
         let dir = tempfile::tempdir().expect("a directory");
         let state = state(&dir).await;
-        let slots: Vec<Slot> = (0..STREAMS_MAX)
-            .map(|number| {
-                let name = UserId::parse(&format!("u{number}")).expect("a user id");
-                let share = Share::User(AppName::default_app(), name);
-                Slot::take(&state, share, 1).expect("there is room")
-            })
-            .collect();
-        let share = Share::App(AppName::default_app());
-        let Err(refused) = Slot::take(&state, share.clone(), 1) else {
-            panic!("no room is left");
+        let person = |number: usize| {
+            let name = UserId::parse(&format!("u{number}")).expect("a user id");
+            Share::User(AppName::default_app(), name)
         };
-        assert_eq!(refused.code().status(), 503);
-        drop(slots);
-        assert!(Slot::take(&state, share, 1).is_ok());
+        let visitor = |number: usize| Share::Session(SessionId::from_bytes((number as u128).to_be_bytes()));
+        let shares: [(usize, &dyn Fn(usize) -> Share); 2] =
+            [(STREAMS_MAX, &person), (STREAMS_OF_VISITORS_MAX, &visitor)];
+        for (max, share) in shares {
+            let take = |number| Slot::take(&state, share(number), 1);
+            let mut slots: Vec<Slot> = (0..max).map_while(|number| take(number).ok()).collect();
+            assert_eq!(slots.len(), max);
+            let Err(refused) = take(max) else {
+                panic!("{max} are all");
+            };
+            assert_eq!(refused.code().status(), 503);
+            let backend = Slot::take(&state, Share::App(AppName::default_app()), 1);
+            assert!(backend.is_ok(), "whoever must know is not kept out");
+            slots.pop();
+            assert!(take(max).is_ok(), "one was given back");
+        }
     }
 }
