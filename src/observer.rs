@@ -21,7 +21,6 @@ use crate::error::Error;
 use crate::event::{Epoch, Event, EventId, EventKind, RecordedEvent};
 use crate::session::{AppName, SessionId};
 use crate::store::{About, Committed, EventList, EventPage, EventsFrom, SessionStore};
-use crate::user::UserId;
 
 /// Events that a follower reads at once.
 const PAGE_LEN: usize = 100;
@@ -60,12 +59,7 @@ impl EventFilter {
 
     /// Whether it asks for this event.
     pub fn matches(&self, event: &Event) -> bool {
-        let is_about = match &self.about {
-            About::Anyone => true,
-            About::User(user_id) => event.user_id.as_ref() == Some(user_id),
-            About::AnonymousSession(id) => event.user_id.is_none() && event.session_id == Some(*id),
-        };
-        is_about
+        self.about.includes(event)
             && self.app.as_ref().is_none_or(|app| *app == event.app)
             && (self.kinds.is_empty() || self.kinds.contains(&event.kind))
     }
@@ -93,7 +87,7 @@ pub struct Bells {
 struct Waiting {
     next_id: u64,
     of_many: HashMap<u64, (EventFilter, Arc<Bell>)>,
-    by_subject: HashMap<(AppName, Subject), Ringing>,
+    by_subject: HashMap<(AppName, About), Ringing>,
     by_session: HashMap<SessionId, Ringing>,
 }
 
@@ -105,12 +99,6 @@ impl Waiting {
         self.next_id += 1;
         self.next_id
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Subject {
-    User(UserId),
-    AnonymousSession(SessionId),
 }
 
 /// One who waits.
@@ -166,7 +154,8 @@ impl Bells {
         }
         if !waiting.by_subject.is_empty() {
             for recorded in &committed.events {
-                let subject = subject_of(&recorded.event);
+                let subject = About::subject_of(&recorded.event);
+                let subject = subject.map(|subject| (recorded.event.app.clone(), subject));
                 let asking = subject.and_then(|subject| waiting.by_subject.get(&subject));
                 for (_, bell) in asking.into_iter().flatten() {
                     if bell.kinds.is_empty() || bell.kinds.contains(&recorded.event.kind) {
@@ -345,22 +334,9 @@ impl Feed {
     }
 }
 
-fn subject_of(event: &Event) -> Option<(AppName, Subject)> {
-    let subject = match (&event.user_id, event.session_id) {
-        (Some(user_id), _) => Subject::User(user_id.clone()),
-        (None, Some(id)) => Subject::AnonymousSession(id),
-        (None, None) => return None,
-    };
-    Some((event.app.clone(), subject))
-}
-
-fn subject_asked_for(filter: &EventFilter) -> Option<(AppName, Subject)> {
-    let subject = match &filter.about {
-        About::Anyone => return None,
-        About::User(user_id) => Subject::User(user_id.clone()),
-        About::AnonymousSession(id) => Subject::AnonymousSession(*id),
-    };
-    Some((filter.app.clone()?, subject))
+fn subject_asked_for(filter: &EventFilter) -> Option<(AppName, About)> {
+    let subject = Some(&filter.about).filter(|about| **about != About::Anyone)?;
+    Some((filter.app.clone()?, subject.clone()))
 }
 
 /// Why a follower cannot go on.

@@ -593,7 +593,7 @@ pub struct EventList {
 }
 
 /// Whom events are about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum About {
     /// Anybody, or nobody.
     Anyone,
@@ -601,6 +601,22 @@ pub enum About {
     User(UserId),
     /// One session of the list's app, as far as it was nobody's then.
     AnonymousSession(SessionId),
+}
+
+impl About {
+    /// The one whom an event is about, in its app.
+    pub fn subject_of(event: &Event) -> Option<Self> {
+        match (&event.user_id, event.session_id) {
+            (Some(user_id), _) => Some(Self::User(user_id.clone())),
+            (None, Some(id)) => Some(Self::AnonymousSession(id)),
+            (None, None) => None,
+        }
+    }
+
+    /// Whether an event is about them.
+    pub fn includes(&self, event: &Event) -> bool {
+        *self == Self::Anyone || Self::subject_of(event).as_ref() == Some(self)
+    }
 }
 
 /// Where a list of events begins.

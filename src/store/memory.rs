@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{
-    About, Answer, AppList, AppPage, Authenticated, Authentication, BulkEnding, Committed, Creation,
+    Answer, AppList, AppPage, Authenticated, Authentication, BulkEnding, Committed, Creation,
     DEVICES_PER_USER_MAX, DataOutcome, DataPatch, EndRequest, EventBounds, EventList, EventPage, EventsFrom,
     Hooks, IDEMPOTENCY_MILLIS, Idempotency, KeyRecord, NewSession, OVERDUE_PER_CREATION, Outcome, Owner,
     REFUSED_LIST_LEN_MAX, REPORT_INTERVAL_MILLIS, Refused, Renewal, Renewed, Scope, SessionPatch,
@@ -237,12 +237,7 @@ impl State {
 
     fn event_page(&self, list: &EventList) -> EventPage {
         let is_asked_for = |event: &Event| {
-            let is_about = match &list.about {
-                About::Anyone => true,
-                About::User(user_id) => event.user_id.as_ref() == Some(user_id),
-                About::AnonymousSession(id) => event.user_id.is_none() && event.session_id == Some(*id),
-            };
-            is_about
+            list.about.includes(event)
                 && list.app.as_ref().is_none_or(|app| *app == event.app)
                 && (list.kinds.is_empty() || list.kinds.contains(&event.kind))
         };

@@ -15,6 +15,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::stream;
 use tokio::time::Instant;
 
+use crate::error::Error;
 use crate::event::{EventId, RecordedEvent};
 use crate::http::State;
 use crate::http::auth::{self, StateData};
@@ -169,7 +170,7 @@ impl LiveStream {
             StreamStart::Unknown => Err(feed.place(None).await?),
             StreamStart::After(id) => match feed.place(Some(id)).await {
                 Ok(place) => Ok(place),
-                Err(crate::error::Error::CursorGone) => Err(feed.place(None).await?),
+                Err(Error::CursorGone) => Err(feed.place(None).await?),
                 Err(error) => return Err(error.into()),
             },
         };
