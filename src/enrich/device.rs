@@ -7,7 +7,7 @@
 //! at about 2019.
 //!
 //! Invariants:
-//! - Pure and total: any string has an answer or `None`, in time linear in `INPUT_BYTES_MAX`.
+//! - Total, and the same answer for the same string: any has one or `None`, in time linear in `INPUT_BYTES_MAX`.
 //! - Output is written by attackers (a program picks its own name): at most `FIELD_CHARS_MAX`
 //!   characters out of a small alphabet, so no control characters, no markup, no bidirectional overrides.
 //! - A version that browsers froze for privacy (macOS 10.15.7, Windows 10, "Android 10; K") is no
@@ -21,6 +21,11 @@
 mod hints;
 mod names;
 
+use std::cell::RefCell;
+use std::num::NonZeroUsize;
+
+use lru::LruCache;
+
 use self::hints::apply_hints;
 use self::names::*;
 use crate::session::{ClientHints, Device, DeviceType};
@@ -28,6 +33,8 @@ use crate::session::{ClientHints, Device, DeviceType};
 /// Real strings stay under 700 bytes (Facebook's are the longest); what follows this many is not looked
 /// at.
 const INPUT_BYTES_MAX: usize = 2048;
+/// Strings that a thread remembers, of [`INPUT_BYTES_MAX`] each at most.
+const STRINGS_KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// Longest value of any field. Names in the tables are far shorter; only names that programs choose are
 /// cut.
 const FIELD_CHARS_MAX: usize = 64;
@@ -61,7 +68,30 @@ impl Author {
 /// wherever browsers froze the string; a bot is believed about being one, never about what it dresses up
 /// as.
 pub fn describe(user_agent: Option<&str>, hints: &ClientHints) -> Option<Device> {
-    let ua = clip(user_agent.unwrap_or_default().trim());
+    let mut device = recall(clip(user_agent.unwrap_or_default().trim()));
+    if !device.is_bot {
+        apply_hints(&mut device, hints);
+    }
+    (device.browser.is_some() || device.os.is_some() || device.device_type.is_some()).then_some(device)
+}
+
+/// What the string tells, from memory if it came lately: most people share a few hundred strings, and asking all tables
+/// takes as long as the rest of a sign-in. Each thread has its own memory, so that nobody waits.
+fn recall(ua: &str) -> Device {
+    thread_local! {
+        static KNOWN: RefCell<LruCache<Box<str>, Device>> = RefCell::new(LruCache::new(STRINGS_KNOWN_MAX));
+    }
+    KNOWN.with_borrow_mut(|known| {
+        if let Some(device) = known.get(ua) {
+            return device.clone();
+        }
+        let device = read(ua);
+        known.put(ua.into(), device.clone());
+        device
+    })
+}
+
+fn read(ua: &str) -> Device {
     let author = bot(ua)
         .or_else(|| listed(ua, APPS))
         .or_else(|| listed(ua, BROWSERS))
@@ -74,11 +104,7 @@ pub fn describe(user_agent: Option<&str>, hints: &ClientHints) -> Option<Device>
                 self_named(ua)
             }
         });
-    let mut device = device_by(author, ua);
-    if !device.is_bot {
-        apply_hints(&mut device, hints);
-    }
-    (device.browser.is_some() || device.os.is_some() || device.device_type.is_some()).then_some(device)
+    device_by(author, ua)
 }
 
 fn browser_like(ua: &str) -> Option<Author> {
