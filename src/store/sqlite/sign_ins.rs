@@ -376,46 +376,46 @@ fn insert_session(connection: &Connection, session: &Session, new: &NewSession) 
     let place = session.place.as_ref();
     connection
         .prepare_cached(
+            // Values in the order of the columns: looking names up takes a tenth of an insertion.
             "INSERT INTO sessions (id, app, user_id, client_session_id, token_hash, name, is_trusted, user_agent,
                  browser, browser_version, os, os_version, device_type, is_bot, city, country, ip_address,
                  created_at, signed_in_at, authenticated_at, last_activity_at, idle_timeout, absolute_expires_at,
                  expires_at, auth, data_version, started_from, expiring_notice, notice_at)
-             VALUES (:id, :app, :user_id, :client_session_id, :token_hash, :name, :is_trusted, :user_agent,
-                 :browser, :browser_version, :os, :os_version, :device_type, :is_bot, :city, :country, :ip_address,
-                 :created_at, :signed_in_at, :authenticated_at, :last_activity_at, :idle_timeout,
-                 :absolute_expires_at, :expires_at, :auth, :data_version, :started_from, :expiring_notice, :notice_at)",
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
-        .execute(named_params! {
-            ":id": session.id,
-            ":app": session.app.as_str(),
-            ":user_id": session.user_id.as_ref().map(UserId::as_str),
-            ":client_session_id": session.client_session_id,
-            ":token_hash": session.token_hash,
-            ":name": session.name,
-            ":is_trusted": session.is_trusted,
-            ":user_agent": session.user_agent,
-            ":browser": device.and_then(|device| device.browser.as_ref()),
-            ":browser_version": device.and_then(|device| device.browser_version.as_ref()),
-            ":os": device.and_then(|device| device.os.as_ref()),
-            ":os_version": device.and_then(|device| device.os_version.as_ref()),
-            ":device_type": device.and_then(|device| device.device_type).map(|kind| kind.as_str()),
-            ":is_bot": device.map(|device| device.is_bot),
-            ":city": place.and_then(|place| place.city.as_ref()),
-            ":country": place.map(|place| &place.country),
-            ":ip_address": text(session.ip_address.as_ref()),
-            ":created_at": session.created_at,
-            ":signed_in_at": session.signed_in_at,
-            ":authenticated_at": session.authenticated_at,
-            ":last_activity_at": session.last_activity_at,
-            ":idle_timeout": session.idle_timeout_millis,
-            ":absolute_expires_at": session.absolute_expires_at,
-            ":expires_at": session.expires_at(),
-            ":auth": session.auth.as_ref().map(|auth| auth.as_str()),
-            ":data_version": session.data_version,
-            ":started_from": new.visitor.as_ref().map(|visitor| &visitor.network),
-            ":expiring_notice": new.expiring_notice_millis,
-            ":notice_at": first_look(session, new.expiring_notice_millis),
-        })
+        .execute(params![
+            session.id,
+            session.app.as_str(),
+            session.user_id.as_ref().map(UserId::as_str),
+            session.client_session_id,
+            session.token_hash,
+            session.name,
+            session.is_trusted,
+            session.user_agent,
+            device.and_then(|device| device.browser.as_ref()),
+            device.and_then(|device| device.browser_version.as_ref()),
+            device.and_then(|device| device.os.as_ref()),
+            device.and_then(|device| device.os_version.as_ref()),
+            device
+                .and_then(|device| device.device_type)
+                .map(|kind| kind.as_str()),
+            device.map(|device| device.is_bot),
+            place.and_then(|place| place.city.as_ref()),
+            place.map(|place| &place.country),
+            text(session.ip_address.as_ref()),
+            session.created_at,
+            session.signed_in_at,
+            session.authenticated_at,
+            session.last_activity_at,
+            session.idle_timeout_millis,
+            session.absolute_expires_at,
+            session.expires_at(),
+            session.auth.as_ref().map(|auth| auth.as_str()),
+            session.data_version,
+            new.visitor.as_ref().map(|visitor| &visitor.network),
+            new.expiring_notice_millis,
+            first_look(session, new.expiring_notice_millis),
+        ])
         .map(drop)
 }
 
