@@ -95,11 +95,9 @@ async fn home(request: HttpRequest, sessions: web::Data<SessionManager>) -> acti
                 .await
                 .map_err(broken)?;
             for session in page.sessions {
-                let device = session.device.and_then(|device| device.info());
-                text.push_str(&format!(
-                    "- {}\n",
-                    device.as_deref().unwrap_or("an unknown device")
-                ));
+                let info = session.device.as_ref().and_then(|device| device.info());
+                let device = info.map_or_else(|| "an unknown device".to_owned(), |info| info.to_string());
+                text.push_str(&format!("- {device}\n"));
             }
             Ok(HttpResponse::Ok().body(text))
         }

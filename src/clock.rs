@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Timelike, Utc};
 
 /// A moment, in milliseconds since the Unix epoch (UTC).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,10 +60,39 @@ impl Timestamp {
     }
 }
 
+impl Timestamp {
+    /// RFC 3339 in UTC with milliseconds, if the year has four digits. Every answer has half a dozen of these, and a
+    /// format's directives take longer to follow than to do.
+    pub fn encode(self) -> Option<[u8; 24]> {
+        let moment = self.to_utc();
+        let year @ 0..=9_999 = u32::try_from(moment.year()).ok()? else {
+            return None;
+        };
+        let digit = |number: u32| b'0' + number as u8;
+        let two = |number: u32| [digit(number / 10), digit(number - number / 10 * 10)];
+        let [y1, y2] = two(year / 100);
+        let [y3, y4] = two(year % 100);
+        let [mo1, mo2] = two(moment.month());
+        let [d1, d2] = two(moment.day());
+        let [h1, h2] = two(moment.hour());
+        let [mi1, mi2] = two(moment.minute());
+        let [s1, s2] = two(moment.second());
+        let millis = moment.timestamp_subsec_millis();
+        let (f1, [f2, f3]) = (digit(millis / 100), two(millis % 100));
+        Some([
+            y1, y2, y3, y4, b'-', mo1, mo2, b'-', d1, d2, b'T', h1, h2, b':', mi1, mi2, b':', s1, s2, b'.',
+            f1, f2, f3, b'Z',
+        ])
+    }
+}
+
 impl fmt::Display for Timestamp {
     /// RFC 3339 in UTC with milliseconds, `2026-11-20T21:50:00.000Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.to_utc().to_rfc3339_opts(SecondsFormat::Millis, true))
+        match self.encode() {
+            Some(text) => f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?),
+            None => f.write_str(&self.to_utc().to_rfc3339_opts(SecondsFormat::Millis, true)),
+        }
     }
 }
 
@@ -191,6 +220,21 @@ mod tests {
         assert_eq!(moment.millis_since(read), 500);
         assert_eq!(Timestamp::parse_http_date("Friday"), None);
         assert_eq!(Timestamp::parse_rfc3339("yesterday"), None);
-        assert!(!Timestamp::from_millis(i64::MAX).to_string().is_empty());
+        let moments = [
+            i64::MIN,
+            -62_167_219_200_001,
+            -62_167_219_200_000,
+            -1,
+            0,
+            951_827_696_789,
+        ];
+        for millis in moments
+            .into_iter()
+            .chain([253_402_300_799_999, 253_402_300_800_000, i64::MAX])
+        {
+            let moment = Timestamp::from_millis(millis);
+            let expected = moment.to_utc().to_rfc3339_opts(SecondsFormat::Millis, true);
+            assert_eq!(moment.to_string(), expected);
+        }
     }
 }

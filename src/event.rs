@@ -165,14 +165,18 @@ impl Event {
             client_session_id: session.client_session_id,
             reason: None,
             ended_by: None,
-            device_info: session.device.as_ref().and_then(crate::session::Device::info),
+            device_info: session
+                .device
+                .as_ref()
+                .and_then(|device| device.info())
+                .map(|info| info.to_string()),
             ip_address: session.last_ip_address.or(session.ip_address),
             // The place is that of the first address.
             location: session
                 .place
                 .as_ref()
                 .filter(|_| session.last_ip_address.is_none())
-                .map(crate::session::Place::info),
+                .map(|place| place.info().to_string()),
             data: None,
         }
     }

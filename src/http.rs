@@ -13,6 +13,7 @@ pub mod dev;
 pub mod events;
 pub mod identities;
 pub mod input;
+mod json_writer;
 pub mod keys;
 pub mod me;
 pub mod openapi;
@@ -27,13 +28,15 @@ pub mod unread;
 pub mod users;
 pub mod webhooks;
 
-use std::sync::Arc;
+use std::cell::Cell;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::guard::{Any, Get, Head};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, Resource, Route, web};
 use ipnet::IpNet;
@@ -41,10 +44,12 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::manager::SessionManager;
+use crate::metrics::Counter;
 use crate::observer::webhook::Webhooks;
 use crate::session::{AppName, SessionId};
 use auth::{Plane, StateData};
 use events::Streams;
+use json_writer::WriteJson;
 use problem::Problem;
 use unread::UnreadPayload;
 
@@ -74,6 +79,29 @@ pub struct State {
     pub openapi: String,
     /// The live streams of this listener.
     pub streams: Streams,
+    /// The app that a request is for which neither names one nor comes to the host of one.
+    pub default_app: AppName,
+    /// Whether any app lists the hosts that it is asked at.
+    pub lists_hosts: bool,
+    /// The path of the check, and its counters.
+    check: CheckRoute,
+}
+
+/// What is known beforehand of the call that is made all the time: its path, and its counters once they have counted.
+struct CheckRoute {
+    path: String,
+    got: OnceLock<Counter>,
+    headed: OnceLock<Counter>,
+}
+
+impl CheckRoute {
+    fn new(base_path: &str) -> Self {
+        Self {
+            path: format!("{base_path}/v1/session"),
+            got: OnceLock::new(),
+            headed: OnceLock::new(),
+        }
+    }
 }
 
 impl State {
@@ -86,6 +114,9 @@ impl State {
         is_dev: bool,
     ) -> Self {
         Self {
+            default_app: AppName::default_app(),
+            lists_hosts: manager.apps().values().any(|app| !app.hosts.is_empty()),
+            check: CheckRoute::new(&config.server.base_path),
             manager,
             webhooks,
             plane,
@@ -278,99 +309,133 @@ pub async fn not_found() -> Result<HttpResponse, Problem> {
 }
 
 /// An answer in JSON.
-pub fn json(mut response: HttpResponseBuilder, body: &impl Serialize) -> HttpResponse {
-    match serde_json::to_string(body) {
-        Ok(text) => response.content_type("application/json").body(text),
+pub fn json(response: HttpResponseBuilder, body: &impl Serialize) -> HttpResponse {
+    match serde_json::to_vec(body) {
+        Ok(text) => of_json(response, text),
         Err(error) => HttpResponse::from_error(Problem::internal(format!("an answer has no JSON: {error}"))),
     }
+}
+
+/// An answer in JSON that writes itself.
+pub fn json_by_hand(response: HttpResponseBuilder, body: &impl WriteJson) -> HttpResponse {
+    // A session with a user agent has about 850 bytes.
+    let mut text = Vec::with_capacity(1_024);
+    body.write(&mut text);
+    of_json(response, text)
+}
+
+fn of_json(mut response: HttpResponseBuilder, text: Vec<u8>) -> HttpResponse {
+    const JSON: HeaderValue = HeaderValue::from_static("application/json");
+    response.insert_header((header::CONTENT_TYPE, JSON)).body(text)
 }
 
 /// What every request passes on its way in, and every answer on its way out.
 pub async fn edge(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
+    state: StateData,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let started = Instant::now();
-    let request_id = request_id(request.headers());
-    let state = request.app_data::<StateData>().cloned();
-    let guarded = match &state {
-        Some(state) if state.is_dev && state.plane == Plane::Public => dev::guard(request.request()),
-        _ => Ok(()),
-    };
+    let id = RequestId::of(request.headers());
     let payload = UnreadPayload::share(&mut request);
-    let mut response = match guarded {
-        Ok(()) => next.call(request).await?.map_into_boxed_body(),
-        Err(problem) => request.error_response(problem),
+    let is_public = state.plane == Plane::Public;
+    let guarded = match state.is_dev && is_public {
+        true => dev::guard(request.request()),
+        false => Ok(()),
+    };
+    let is_check = is_public && request.path() == state.check.path;
+    let mut response = match (guarded, request.method()) {
+        (Err(problem), _) => request.error_response(problem),
+        // The call that is made all the time goes straight to its handler.
+        (Ok(()), &Method::GET) if is_check => {
+            let answer = session::check_own_session(request.request().clone(), state.clone()).await;
+            answered(request, answer)
+        }
+        (Ok(()), &Method::HEAD) if is_check => {
+            let answer = session::head_own_session(request.request().clone(), state.clone()).await;
+            answered(request, answer)
+        }
+        _ => next.call(request).await?.map_into_boxed_body(),
     };
     if let Some(error) = response.response().error() {
         let status = response.status();
         let problem = match error.as_error::<Problem>() {
             Some(problem) => problem.clone(),
             None if status.is_client_error() => {
-                return Ok(payload.hold(finish(response, &request_id, state.as_ref(), started)));
+                return Ok(payload.hold(finish(response, id, &state, started)));
             }
             None => Problem::internal(error.to_string()),
         };
         if let Some(cause) = problem.cause() {
             let operation = operation(response.request());
             log::error!(
-                "{operation} was answered with {}: {cause} request_id={request_id}",
-                problem.code().as_str()
+                "{operation} was answered with {}: {cause} request_id={}",
+                problem.code().as_str(),
+                id.as_str()
             );
         }
         // HttpResponse::error keeps the headers out; all of a problem's are made from the problem.
         let (request, _) = response.into_parts();
-        response = ServiceResponse::new(request, problem.to_response(&request_id));
+        response = ServiceResponse::new(request, problem.to_response(id.as_str()));
     }
-    Ok(payload.hold(finish(response, &request_id, state.as_ref(), started)))
+    Ok(payload.hold(finish(response, id, &state, started)))
 }
+
+fn answered(request: ServiceRequest, answer: Result<HttpResponse, Problem>) -> ServiceResponse<BoxBody> {
+    match answer {
+        Ok(response) => request.into_response(response),
+        Err(problem) => request.error_response(problem),
+    }
+}
+
+/// What every answer says beside what is in it.
+static ALWAYS: [(HeaderName, HeaderValue); 5] = [
+    (
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    ),
+    (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (
+        header::CROSS_ORIGIN_RESOURCE_POLICY,
+        HeaderValue::from_static("same-origin"),
+    ),
+    (
+        header::CROSS_ORIGIN_OPENER_POLICY,
+        HeaderValue::from_static("same-origin"),
+    ),
+];
 
 fn finish(
     mut response: ServiceResponse<BoxBody>,
-    request_id: &str,
-    state: Option<&StateData>,
+    id: RequestId,
+    state: &State,
     started: Instant,
 ) -> ServiceResponse<BoxBody> {
     let headers = response.headers_mut();
-    if let Ok(value) = HeaderValue::from_str(request_id) {
-        headers.insert(REQUEST_ID, value);
-    }
-    let always = [
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::X_FRAME_OPTIONS, "DENY"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (
-            HeaderName::from_static("cross-origin-resource-policy"),
-            "same-origin",
-        ),
-        (
-            HeaderName::from_static("cross-origin-opener-policy"),
-            "same-origin",
-        ),
-    ];
-    for (name, value) in always {
-        headers.insert(name, HeaderValue::from_static(value));
+    headers.insert(REQUEST_ID, id.0);
+    for (name, value) in &ALWAYS {
+        headers.insert(name.clone(), value.clone());
     }
     if !headers.contains_key(header::CACHE_CONTROL) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
-    if let Some(state) = state.filter(|state| state.is_dev)
+    if state.is_dev
         && let Ok(value) = HeaderValue::from_str(&state.manager.clock().now().to_http_date())
     {
         // The page tells how long ago something was; in `dev` its own clock is not the server's.
-        response.headers_mut().insert(header::DATE, value);
+        headers.insert(header::DATE, value);
     }
-    if let Some(state) = state {
-        let metrics = state.manager.metrics();
-        let labels = [
-            ("operation", operation(response.request())),
-            ("status", response.status().as_u16().to_string()),
-        ];
-        metrics.http_requests.get_or_create(&labels).inc();
-        metrics
-            .http_request_seconds
-            .observe(started.elapsed().as_secs_f64());
-    }
+    let request = response.request();
+    let (status, metrics) = (response.status(), state.manager.metrics());
+    let counter = || metrics.http_requests(&operation(request), status.as_u16());
+    let is_good_check = status == StatusCode::OK && request.path() == state.check.path;
+    match *request.method() {
+        Method::GET if is_good_check => state.check.got.get_or_init(counter).inc(),
+        Method::HEAD if is_good_check => state.check.headed.get_or_init(counter).inc(),
+        _ => counter().inc(),
+    };
+    metrics.http_request_seconds.observe(started.elapsed());
     response
 }
 
@@ -388,22 +453,40 @@ fn operation(request: &HttpRequest) -> String {
 }
 
 /// The caller's id for the request if it is a sane one, else a new one.
-fn request_id(headers: &HeaderMap) -> String {
-    let is_sane = |id: &&str| {
-        (1..=REQUEST_ID_LEN_MAX).contains(&id.len())
-            && id
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-    };
-    let given = headers
-        .get(REQUEST_ID)
-        .and_then(|id| id.to_str().ok())
-        .filter(is_sane);
-    given.map_or_else(random_id, str::to_owned)
-}
+struct RequestId(HeaderValue);
 
-fn random_id() -> String {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).expect("the operating system provides random bytes");
-    SessionId::from_bytes(bytes).to_string()
+impl RequestId {
+    fn of(headers: &HeaderMap) -> Self {
+        let is_sane = |id: &&HeaderValue| {
+            (1..=REQUEST_ID_LEN_MAX).contains(&id.len())
+                && id
+                    .as_bytes()
+                    .iter()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        };
+        let given = headers.get(REQUEST_ID).filter(is_sane);
+        given.map_or_else(Self::next, |id| Self(id.clone()))
+    }
+
+    /// One that no other request has; nothing depends on nobody guessing it. Each worker counts on from a random place, in
+    /// steps by which neighbours look unlike each other.
+    fn next() -> Self {
+        const STEP: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        thread_local! {
+            static LAST: Cell<u128> = {
+                let mut bytes = [0; 16];
+                getrandom::fill(&mut bytes).expect("the operating system provides random bytes");
+                Cell::new(u128::from_ne_bytes(bytes))
+            };
+        }
+        let number = LAST.get().wrapping_add(STEP);
+        LAST.set(number);
+        let id = SessionId::from_bytes(number.to_be_bytes());
+        let mut text = [0; 36];
+        Self(HeaderValue::from_str(id.encode(&mut text)).expect("hexadecimal digits and hyphens"))
+    }
+
+    fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
 }

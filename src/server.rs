@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::body::BoxBody;
 use actix_web::dev::{Server as ActixServer, ServerHandle};
-use actix_web::middleware::from_fn;
+use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpServer, web};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -380,8 +381,11 @@ fn start_http(config: &Config, listener: Listener, state: State) -> io::Result<A
         (Listener::Tcp(_), workers) => workers,
     };
     let server = HttpServer::new(move || {
+        let edge_state = state.clone();
         App::new()
-            .wrap(from_fn(http::edge))
+            .wrap(from_fn(move |request, next: Next<BoxBody>| {
+                http::edge(request, next, edge_state.clone())
+            }))
             .configure(|config| http::routes(config, &state))
             .default_service(web::to(http::not_found))
     })

@@ -122,11 +122,11 @@ pub struct Device {
 
 impl Device {
     /// The device in words: "Browser on OS", the browser alone, "Unknown browser on OS", or nothing.
-    pub fn info(&self) -> Option<String> {
+    pub fn info(&self) -> Option<Phrase<'_>> {
         match (self.browser.as_deref(), self.os.as_deref()) {
-            (Some(browser), Some(os)) => Some(format!("{browser} on {os}")),
-            (Some(browser), None) => Some(browser.to_owned()),
-            (None, Some(os)) => Some(format!("Unknown browser on {os}")),
+            (Some(browser), Some(os)) => Some(Phrase([browser, " on ", os])),
+            (Some(browser), None) => Some(Phrase([browser, "", ""])),
+            (None, Some(os)) => Some(Phrase(["Unknown browser", " on ", os])),
             (None, None) => None,
         }
     }
@@ -158,11 +158,33 @@ pub struct Place {
 
 impl Place {
     /// "City, CC", else "CC".
-    pub fn info(&self) -> String {
+    pub fn info(&self) -> Phrase<'_> {
         match &self.city {
-            Some(city) => format!("{city}, {}", self.country),
-            None => self.country.clone(),
+            Some(city) => Phrase([city, ", ", &self.country]),
+            None => Phrase([&self.country, "", ""]),
         }
+    }
+}
+
+/// A few words, to be written one after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Phrase<'p>([&'p str; 3]);
+
+impl<'p> Phrase<'p> {
+    /// These, in their order.
+    pub fn new(parts: [&'p str; 3]) -> Self {
+        Self(parts)
+    }
+
+    /// Its parts, in their order.
+    pub fn parts(&self) -> &[&'p str; 3] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Phrase<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|part| f.write_str(part))
     }
 }
 
@@ -747,10 +769,11 @@ pub fn network_of(address: Option<IpAddr>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn session(idle: i64, absolute: i64) -> Session {
+    /// One of nobody, with nothing in it.
+    pub(crate) fn session(idle: i64, absolute: i64) -> Session {
         let start = Timestamp::from_millis(1_000);
         Session {
             id: SessionId::from_bytes([7; 16]),

@@ -4,6 +4,7 @@
 //! the peer on, as long as each address is a trusted proxy's; the first that is not is the client. `Forwarded`
 //! (RFC 7239) wins over `X-Forwarded-For`. Without `trusted_proxies` no header is ever looked at.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use actix_web::HttpRequest;
@@ -35,7 +36,7 @@ pub struct Caller {
     /// Whether a trusted proxy told the address.
     pub is_forwarded: bool,
     /// In a sentence.
-    pub why: String,
+    pub why: Cow<'static, str>,
 }
 
 /// Finds a request's address.
@@ -53,7 +54,7 @@ fn resolve(peer: Option<SocketAddr>, headers: &HeaderMap, trusted_proxies: &[IpN
         };
     };
     let is_trusted = |address: &IpAddr| trusted_proxies.iter().any(|net| net.contains(address));
-    let direct = |why: &str| Caller {
+    let direct = |why: &'static str| Caller {
         address: Some(peer),
         peer: Some(peer),
         is_forwarded: false,
@@ -83,7 +84,7 @@ fn resolve(peer: Option<SocketAddr>, headers: &HeaderMap, trusted_proxies: &[IpN
                 address: None,
                 peer: Some(peer),
                 is_forwarded: false,
-                why,
+                why: why.into(),
             };
         };
         client = Some(address);
@@ -93,7 +94,7 @@ fn resolve(peer: Option<SocketAddr>, headers: &HeaderMap, trusted_proxies: &[IpN
                 address: client,
                 peer: Some(peer),
                 is_forwarded: true,
-                why,
+                why: why.into(),
             };
         }
     }
@@ -102,7 +103,7 @@ fn resolve(peer: Option<SocketAddr>, headers: &HeaderMap, trusted_proxies: &[IpN
         address: client,
         peer: Some(peer),
         is_forwarded: client.is_some(),
-        why,
+        why: why.into(),
     }
 }
 

@@ -125,10 +125,13 @@ pub fn app_of_request(request: &HttpRequest, state: &State, query: &mut Query) -
     if let Some(app) = named_app(state, query)? {
         return Ok(app);
     }
+    if !state.lists_hosts {
+        return Ok(state.default_app.clone());
+    }
     let host = host_of(request);
     let lists_host = |config: &AppConfig| host.as_ref().is_some_and(|host| config.hosts.contains(host));
     let by_host = state.manager.apps().iter().find(|(_, config)| lists_host(config));
-    Ok(by_host.map_or_else(AppName::default_app, |(app, _)| app.clone()))
+    Ok(by_host.map_or(&state.default_app, |(app, _)| app).clone())
 }
 
 fn named_app(state: &State, query: &mut Query) -> Result<Option<AppName>, Problem> {

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::auth::{self, StateData};
 use super::input::{self, Body, Query};
+use super::json_writer::Text;
 use super::problem::{Code, Problem};
-use super::session_body::{Audience, SessionBody, Text};
+use super::session_body::{Audience, SessionBody};
 use super::{address, json};
 use crate::clock::Timestamp;
 use crate::manager::SignIn;

@@ -215,6 +215,9 @@ impl Query {
 
     /// The values of a parameter that may be repeated.
     pub fn all(&mut self, name: &str) -> Vec<String> {
+        if self.pairs.is_empty() {
+            return Vec::new();
+        }
         let (taken, left) = std::mem::take(&mut self.pairs)
             .into_iter()
             .partition(|(known, _)| known == name);

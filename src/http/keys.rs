@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::auth::StateData;
 use super::input::{self, Body};
+use super::json_writer::Text;
 use super::problem::Problem;
-use super::session_body::Text;
 use super::{json, sessions};
 use crate::clock::Timestamp;
 use crate::session::{AppName, KeyId};

@@ -8,8 +8,8 @@ use utoipa::ToSchema;
 
 use super::auth::StateData;
 use super::input::Query;
+use super::json_writer::Text;
 use super::problem::{Problem, ProblemBody};
-use super::session_body::Text;
 use super::{address, json};
 
 /// Whether the process answers. Touches nothing.
@@ -86,7 +86,7 @@ pub async fn get_whoami(request: HttpRequest, state: StateData) -> Result<HttpRe
     let body = WhoAmIBody {
         address: caller.address.map(Text),
         peer: caller.peer.map(Text),
-        why: caller.why,
+        why: caller.why.into_owned(),
     };
     Ok(json(HttpResponse::Ok(), &body))
 }

@@ -1,6 +1,8 @@
 //! Token plane: the holder of a session token asks about that session. The hot path.
 
-use actix_web::http::header;
+use std::borrow::Cow;
+
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
@@ -9,13 +11,13 @@ use super::auth::{self, Holder, Presented, StateData};
 use super::input::Query;
 use super::problem::{Problem, ProblemBody};
 use super::session_body::{Audience, SessionBody};
-use super::{cookie, json};
+use super::{cookie, json, json_by_hand};
 use crate::manager::{CheckAnswer, Demands, Refusal, RenewAnswer, Revocation, Use};
 use crate::session::{EndedBy, Reason};
 use crate::store::Owner;
 
 /// The header that tells a proxy whose session it is.
-const USER_ID_HEADER: &str = "x-session-user-id";
+const USER_ID_HEADER: HeaderName = HeaderName::from_static("x-session-user-id");
 
 /// What the check demands.
 #[derive(Debug, IntoParams)]
@@ -55,10 +57,7 @@ pub struct AppParams {
 )]
 pub async fn check_own_session(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
     let (holder, response) = check(&request, &state).await?;
-    let session = holder.entry.to_session();
-    let now = state.manager.clock().now();
-    let body = SessionBody::new(&session, now, Some(session.id), Audience::Application);
-    Ok(json(response, &body))
+    Ok(json_by_hand(response, &SessionBody::of_holder(&holder.entry)))
 }
 
 /// Checks the session of the token, and records the use; the cheapest check, as its answer has no body.
@@ -94,16 +93,18 @@ async fn check(request: &HttpRequest, state: &StateData) -> Result<(Holder, Http
     let holder = auth::holder(request, state, app, may_touch, &demands).await?;
     let mut response = HttpResponse::Ok();
     if let Some(user_id) = &holder.session().user_id {
-        response.insert_header((USER_ID_HEADER, header_text(user_id.as_str())));
+        let value = HeaderValue::from_str(&header_text(user_id.as_str()));
+        let value = value.map_err(|error| Problem::internal(format!("a user id is no header: {error}")))?;
+        response.insert_header((USER_ID_HEADER, value));
     }
     Ok((holder, response))
 }
 
 /// A user id as a header's value: what is not visible ASCII is percent-encoded, as is the percent sign.
-fn header_text(user_id: &str) -> String {
+fn header_text(user_id: &str) -> Cow<'_, str> {
     use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
     const UNSAFE: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'"');
-    utf8_percent_encode(user_id, UNSAFE).to_string()
+    utf8_percent_encode(user_id, UNSAFE).into()
 }
 
 /// A renewed token.

@@ -1,15 +1,16 @@
 //! Service plane: sign-ins. A session is started, or one that is there gets a user; both answer a token.
 
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::auth::{Backend, StateData};
 use super::input::{self, Body, Object};
+use super::json_writer::{self, WriteJson, key};
 use super::problem::{Problem, ProblemBody};
 use super::session_body::{Audience, SessionBody};
 use super::sessions::{bodies, caller_without_query, parse_address, parse_auth};
-use super::{State, cookie, json};
+use super::{State, cookie, json_by_hand};
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::FieldError;
@@ -117,7 +118,7 @@ impl From<ClientHintsBody> for ClientHints {
 }
 
 /// A session that was started.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, ToSchema)]
 #[schema(as = SignedIn)]
 pub struct SignedInBody<'s> {
     /// The session.
@@ -210,7 +211,18 @@ fn signed_in_answer(
         token,
         evicted: bodies(&signed_in.evicted, now),
     };
-    json(response, &body)
+    json_by_hand(response, &body)
+}
+
+impl WriteJson for SignedInBody<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut object = json_writer::Object::begin(out);
+        object.field(key!("session"), &self.session);
+        object.field(key!("token"), self.token.as_str());
+        object.field(key!("set_cookie"), self.set_cookie.as_str());
+        object.field(key!("evicted"), self.evicted.as_slice());
+        object.end();
+    }
 }
 
 /// The caller's name for the call.

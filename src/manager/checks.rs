@@ -124,15 +124,10 @@ impl SessionManager {
         let presented = token.hash();
         let entry = self.cached_or_read(token.id()).await?;
         let answer = self.judge(app, entry, presented, usage, demands);
-        let result = match &answer {
-            CheckAnswer::Active(_) => "active",
-            CheckAnswer::Refused(refusal) => refusal.code(),
-        };
-        self.held
-            .metrics
-            .checks
-            .get_or_create(&[("result", result)])
-            .inc();
+        match &answer {
+            CheckAnswer::Active(_) => self.held.metrics.count_good_check(),
+            CheckAnswer::Refused(refusal) => self.held.metrics.count_refused_check(refusal.code()),
+        }
         Ok(answer)
     }
 

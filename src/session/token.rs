@@ -34,6 +34,11 @@ impl SessionId {
         }
         Uuid::try_parse(text).ok().map(Self)
     }
+
+    /// The hyphenated text form, in a place that is there.
+    pub fn encode<'t>(&self, text: &'t mut [u8; 36]) -> &'t str {
+        self.0.as_hyphenated().encode_lower(text)
+    }
 }
 
 impl fmt::Display for SessionId {
@@ -129,7 +134,13 @@ impl SecretHash {
 
     /// Whether both hashes are equal, in constant time.
     pub fn matches(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        self.words().ct_eq(&other.words()).into()
+    }
+
+    /// The bytes in pieces of eight: compared as fast as a processor can, and no less constantly.
+    fn words(&self) -> [u64; 4] {
+        let (words, _) = self.0.as_chunks::<8>();
+        std::array::from_fn(|at| u64::from_ne_bytes(words[at]))
     }
 }
 

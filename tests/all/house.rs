@@ -46,11 +46,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "http",
         &[
             "manager", "session", "user", "data", "event", "error", "clock", "config", "store", "observer",
-            "webhook",
+            "webhook", "metrics",
         ],
     ),
     // The holder of a token is the copy in the cache: a hit copies no session.
     ("http::auth", &["cache"]),
+    ("http::session_body", &["cache"]),
     // Moving the clock of `sessiond dev` does the regular work that has come due.
     ("http::dev", &["sweeper"]),
     (
@@ -103,7 +104,7 @@ const CRATES_OF: &[(&str, &[&str])] = &[
     ("hyper_util", &["observer::webhook::client"]),
     ("rustls", &["observer::webhook::client"]),
     ("toml", &["config"]),
-    ("lru", &["cache"]),
+    ("lru", &["cache", "enrich"]),
     ("hmac", &["session", "webhook"]),
     ("chacha20poly1305", &["webhook"]),
     ("woothee", &["enrich"]),
