@@ -16,8 +16,8 @@ from measuring.servers import Programs, Servers
 from measuring.works import Bench, Row, Sizes, Work
 
 ROOT = Path(__file__).resolve().parent.parent
-FULL_RUN = Sizes(sessions=100_000, rounds=5, secs=4, revocations=60_000)
-QUICK_RUN = Sizes(sessions=20_000, rounds=3, secs=1, revocations=15_000)
+FULL_RUN = Sizes(sessions=100_000, rounds=5, secs=4, revocations=60_000, is_complete=True)
+QUICK_RUN = Sizes(sessions=20_000, rounds=3, secs=1, revocations=15_000, is_complete=False)
 METHOD = (
     "Each server with all its processes (Redis, too) has one core, wrk with one thread another one. The servers take turns in "
     "{rounds} rounds of {secs} s; the medians of the rounds are shown. {connections} connections where nothing else is said. CPU seconds "
@@ -43,6 +43,8 @@ def main() -> None:
     servers = Servers(programs, work_folder, server_core)
     try:
         results = measure_all(Bench(servers, sizes, folder), load_core, chosen.only)
+    except load.WrongAnswer as wrong:
+        sys.exit(f"benches/run.sh: FAILED: {wrong}")
     finally:
         servers.stop_all()
         shutil.rmtree(work_folder)
@@ -75,10 +77,10 @@ def measure_all(bench: Bench, load_core: int, only: set[str] | None) -> dict:
     sizes = bench.sizes
     bench.notes += [f"Not measured: {name}. {reason}" for name, reason in bench.servers.programs.missing.items()]
     bench.seed(tell)
-    works = measure(bench.checks(), sizes, load_core, only)
-    bench.take_snapshots()
-    bench.servers.stop_all()
-    works += measure(bench.changes(), sizes, load_core, only)
+    works = [measure_work(build(), sizes, load_core) for name, build in bench.checks.items() if is_wanted(name, only)]
+    if any(is_wanted(name, only) for name in bench.changes):
+        bench.begin_changes()
+    works += [measure_work(build(), sizes, load_core) for name, build in bench.changes.items() if is_wanted(name, only)]
     return {
         "method": METHOD.format(rounds=sizes.rounds, secs=sizes.secs, connections=64),
         "machine": machine.described(),
@@ -89,8 +91,8 @@ def measure_all(bench: Bench, load_core: int, only: set[str] | None) -> dict:
     }
 
 
-def measure(works: list[Work], sizes: Sizes, load_core: int, only: set[str] | None) -> list[dict]:
-    return [measure_work(work, sizes, load_core) for work in works if only is None or work.name in only]
+def is_wanted(name: str, only: set[str] | None) -> bool:
+    return only is None or name in only
 
 
 def measure_work(work: Work, sizes: Sizes, load_core: int) -> dict:
@@ -117,10 +119,9 @@ def measure_work(work: Work, sizes: Sizes, load_core: int) -> dict:
 def prepare(row: Row, sizes: Sizes, load_core: int) -> None:
     """Looks at one answer, and lets the server run for a moment: caches fill, interpreters compile."""
     status, _, body = talking.ask(row.server.port, row.requests.first)
-    is_session = row.expected != 200 or row.requests.first.startswith(b"HEAD") or 800 <= len(body) <= 950
-    if status != row.expected or not is_session:
+    if status != row.expected or row.shows not in body:
         raise load.WrongAnswer(f"{row.label}: {status} instead of {row.expected}, {len(body)} bytes: {body[:300]!r}")
-    secs = row.warm_secs if sizes.secs > 1 else min(row.warm_secs, 2)
+    secs = min(row.warm_secs, sizes.secs)
     load.run_round(row.server.port, row.requests, row.connections, secs, load_core)
     row.server.settle()
 

@@ -72,12 +72,13 @@ def stop_process(process: subprocess.Popen) -> None:
 
 
 class Servers:
-    """Whatever was started here, all on one core, so that nothing is left running."""
+    """Whatever was started here, so that nothing is left running."""
 
     def __init__(self, programs: Programs, folder: Path, core: int) -> None:
         self.programs = programs
         self.folder = folder
         self.core = core
+        self.is_pinning = False
         self.running: list[subprocess.Popen] = []
 
     def stop_all(self) -> None:
@@ -85,10 +86,19 @@ class Servers:
             stop_process(process)
         self.running.clear()
 
+    def pin(self) -> None:
+        """From now on all have the one core, also those that run already."""
+        self.is_pinning = True
+        for process in self.running:
+            for thread in Path(f"/proc/{process.pid}/task").glob("*"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(int(thread.name), {self.core})
+
     def run(self, name: str, command: list[str], environment: dict[str, str]) -> tuple[subprocess.Popen, Path]:
         """A process that ends with this one, whatever becomes of this one; its output goes to a file."""
         log = self.folder / f"{name}.log"
-        begin = ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(self.core)]
+        begin = ["setpriv", "--pdeathsig", "TERM"]
+        begin += ["taskset", "-c", str(self.core)] if self.is_pinning else []
         with log.open("wb") as output:
             process = subprocess.Popen(
                 begin + command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -233,7 +243,7 @@ def wait_for(is_ready, process: subprocess.Popen, log: Path) -> None:
 
     def ready_or_gone() -> bool:
         if process.poll() is not None:
-            raise ChildProcessError(f"{process.args[6:]} ended: {log.read_text(errors='replace')[-2000:]}")
+            raise ChildProcessError(f"{log.stem} ended: {log.read_text(errors='replace')[-2000:]}")
         return is_ready()
 
     wait_until(ready_or_gone)

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +31,7 @@ NO_CACHE = {"cache__capacity": 1, "cache__bytes_max": 2**20}
 UNLIMITED = {"sessions__default_tier": "pro"}
 # Five sessions, as many as each seeded user has.
 AT_LIMIT = {"sessions__default_tier": "plus"}
-USERS_AT_RANDOM = 200_000
+USERS_AT_RANDOM = 100_000
 
 
 @dataclass
@@ -41,6 +42,8 @@ class Sizes:
     rounds: int
     secs: int
     revocations: int
+    # Whether the peers that were slow at checks also create.
+    is_complete: bool
 
 
 @dataclass
@@ -55,6 +58,8 @@ class Row:
     by_round: list[Requests] = field(default_factory=list)
     connections: int = 64
     warm_secs: int = 1
+    # What the answer that is looked at must have in it.
+    shows: bytes = b""
 
     def requests_of(self, number: int) -> Requests:
         return self.by_round[number] if self.by_round else self.requests
@@ -120,57 +125,52 @@ class Bench:
         self.seeded = self.folder / "seeded.db"
         self.key = ""
         self.volatile: dict[str, Server] = {}
+        self.changing: dict[str, Server] = {}
+        self.checks = {"check": self.cached_checks, "uncached": self.uncached_checks}
+        self.changes = {
+            "create": self.creations,
+            "create-one": self.creations_of_one_client,
+            "revoke": self.revocations,
+            "mixed": self.mixed,
+        }
 
     def has(self, label: str) -> bool:
         return label not in self.servers.programs.missing
 
     def seed(self, tell: Callable[[str], None]) -> None:
-        """Signs everybody in at every server, over HTTP. Nobody measures it, so no disk is waited for where that can be had."""
-        self.key = scale.api_key(self.servers.programs.sessiond, self.seeded)
-        self.seed_one(
-            tell,
-            System(SESSIOND, lambda user: scale.sign_in(self.key, user), bearer, "/v1/session", talking.token_in_body),
-            lambda: self.servers.sessiond("seeding", self.seeded, **UNLIMITED),
-        )
+        """Signs everybody in at every server, over HTTP. Nobody measures it: they have all cores, and no disk is waited for where
+        that can be had."""
+        servers, folder = self.servers, self.folder
+        self.key = scale.api_key(servers.programs.sessiond, self.seeded)
         cookies = (plain_create, cookie, "/session", talking.cookie_in_head)
+        sessiond = System(SESSIOND, lambda user: scale.sign_in(self.key, user), bearer, "/v1/session", talking.token_in_body)
+        seeding = [(sessiond, servers.sessiond("seeding", self.seeded, **UNLIMITED))]
         if self.has(ACTIX):
-            self.keep(ACTIX, self.servers.actix_session("actix-session", self.servers.redis("actix-session")))
-            self.seed_one(tell, System(ACTIX, *cookies))
+            self.volatile[ACTIX] = servers.actix_session("actix-session", servers.redis("actix-session"))
+            seeding.append((System(ACTIX, *cookies), self.volatile[ACTIX]))
         if self.has(EXPRESS_REDIS):
-            self.keep(EXPRESS_REDIS, self.servers.express_redis("express-redis", self.servers.redis("express-redis")))
-            self.seed_one(tell, System(EXPRESS_REDIS, *cookies))
+            self.volatile[EXPRESS_REDIS] = servers.express_redis("express-redis", servers.redis("express-redis"))
+            seeding.append((System(EXPRESS_REDIS, *cookies), self.volatile[EXPRESS_REDIS]))
         if self.has(TOWER):
-            self.seed_one(
-                tell,
-                System(TOWER, *cookies),
-                lambda: self.servers.tower_sessions("tower-seeding", self.folder / "tower.db", "off"),
-            )
+            tower = servers.tower_sessions("tower-seeding", folder / "tower.db", "off")
+            seeding.append((System(TOWER, *cookies), tower))
         if self.has(EXPRESS_SQLITE):
-            self.seed_one(
-                tell,
-                System(EXPRESS_SQLITE, *cookies),
-                lambda: self.servers.express_sqlite("express-sqlite-seeding", self.folder / "express.db", "off"),
-            )
+            express = servers.express_sqlite("express-sqlite-seeding", folder / "express.db", "off")
+            seeding.append((System(EXPRESS_SQLITE, *cookies), express))
         if self.has(STARLETTE):
-            self.starlette_cache = self.servers.redis("starlette")
-            self.seed_one(
-                tell,
-                System(STARLETTE, plain_create, bearer, "/session", talking.token_in_body),
-                lambda: self.servers.starlette("starlette-seeding", self.folder / "starlette.db", "off", self.starlette_cache),
-                is_helper_kept=True,
-            )
-
-    def keep(self, label: str, server: Server) -> None:
-        self.volatile[label] = server
-
-    def seed_one(self, tell, system: System, start: Callable[[], Server] | None = None, is_helper_kept: bool = False) -> None:
-        tell(f"seeding {self.sizes.sessions:,} sessions: {system.label}")
-        server = start() if start else self.volatile[system.label]
-        system.seed(server, self.sizes.sessions)
-        self.systems[system.label] = system
-        if start:
-            server.helpers = [] if is_helper_kept else server.helpers
-            server.stop()
+            self.starlette_cache = servers.redis("starlette")
+            starlette = servers.starlette("starlette-seeding", folder / "starlette.db", "off", self.starlette_cache)
+            starlette.helpers.clear()
+            system = System(STARLETTE, plain_create, bearer, "/session", talking.token_in_body)
+            seeding.append((system, starlette))
+        tell(f"seeding {self.sizes.sessions:,} sessions at {len(seeding)} servers")
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(lambda pair: pair[0].seed(pair[1], self.sizes.sessions), seeding))
+        for system, server in seeding:
+            self.systems[system.label] = system
+            if system.label not in self.volatile:
+                server.stop()
+        servers.pin()
 
     def seeded_copy(self, name: str) -> Path:
         return copied(self.seeded, self.folder / f"{name}.db")
@@ -181,15 +181,13 @@ class Bench:
 
     # Checks.
 
-    def checks(self) -> list[Work]:
-        """Works that change nothing but uses."""
-        return [self.cached_checks(), *self.uncached_checks()]
-
     def cached_checks(self) -> Work:
         system = self.systems[SESSIOND]
         touched = {**CACHE, **TOUCHES}
         check = self.checks_of(system)
-        rows = [self.check_row(SESSIOND, self.servers.sessiond("checks", self.seeded_copy("checks"), **touched), check, 4)]
+        server = self.servers.sessiond("checks", self.seeded_copy("checks"), **touched)
+        self.answer = talking.ask(server.port, check.first)[2].decode()
+        rows = [self.check_row(SESSIOND, server, check, 4)]
         if self.has(CEILING):
             rows.append(self.check_row(CEILING, self.servers.ceiling(), check))
         rows += self.peer_checks()
@@ -209,7 +207,10 @@ class Bench:
         return Work("check", "Check a session", explanation, rows, has_ceiling=True)
 
     def check_row(self, label: str, server: Server, requests: Requests, warm_secs: int = 1) -> Row:
-        return Row(label, server, requests, 200, warm_secs=warm_secs)
+        is_head = requests.first.startswith(b"HEAD")
+        return Row(
+            label, server, requests, 200, warm_secs=warm_secs, shows=b"" if is_head else b'"device_info":"Firefox on Linux"'
+        )
 
     def checks_of(self, system: System) -> Requests:
         return load.one_kind(self.list_file("check", system.label), list(map(system.check, system.credentials)))
@@ -237,14 +238,13 @@ class Bench:
     def webdis_row(self) -> Row:
         """The values are what a check of sessiond answers."""
         redis = self.servers.redis("webdis")
-        value = "x" * 850
         numbers = range(self.sizes.sessions)
         for start in range(0, self.sizes.sessions, 1_000):
-            talking.redis(redis.port, *(("SET", f"session:{number}", value) for number in numbers[start : start + 1_000]))
+            talking.redis(redis.port, *(("SET", f"session:{number}", self.answer) for number in numbers[start : start + 1_000]))
         requests = [load.request("GET", f"/GET/session:{number}.txt", {}) for number in numbers]
         return self.check_row(WEBDIS, self.servers.webdis(redis), load.one_kind(self.list_file("webdis"), requests))
 
-    def uncached_checks(self) -> list[Work]:
+    def uncached_checks(self) -> Work:
         """With a cache for one session, so that nearly every check reads a row."""
         rows = []
         small = self.folder / "scale-10000.db"
@@ -265,14 +265,18 @@ class Bench:
             "The cache holds one session, so that each check reads its row; 10,000 sessions or 100,000 of more are asked for. "
             "`?touch=false`, so that the databases stay as they are. The system's page cache is warm as far as memory goes."
         )
-        return [Work("uncached", "Check a session that is not in memory", explanation, rows)]
+        return Work("uncached", "Check a session that is not in memory", explanation, rows)
 
     # Changes.
 
-    def changes(self) -> list[Work]:
-        """Works whose answers wait for the disk, at the same servers, one after the other."""
+    def begin_changes(self) -> None:
+        """Stops the servers of the checks, keeps what their volatile Redis held, and starts those that make changes: the same
+        for all the works, one after the other."""
+        for server in self.volatile.values():
+            talking.redis(server.helpers[0].port, ("SAVE",))
+        self.servers.stop_all()
+        self.volatile.clear()
         self.changing = self.changing_servers()
-        return [self.creations(), self.creations_of_one_client(), self.revocations(), self.mixed()]
 
     def changing_servers(self) -> dict[str, Server]:
         servers = self.servers
@@ -285,17 +289,12 @@ class Bench:
         if self.has(EXPRESS_REDIS):
             redis = servers.redis("express-durable", self.snapshot(EXPRESS_REDIS), is_durable=True)
             found[EXPRESS_REDIS + ALWAYS] = servers.express_redis("express-durable", redis)
-        if self.has(EXPRESS_SQLITE):
+        if self.has(EXPRESS_SQLITE) and self.sizes.is_complete:
             found[EXPRESS_SQLITE + FULL] = self.peer(EXPRESS_SQLITE)
-        if self.has(STARLETTE):
+        if self.has(STARLETTE) and self.sizes.is_complete:
             self.starlette_cache = servers.redis("starlette-changing")
             found[STARLETTE + FULL] = self.peer(STARLETTE)
         return found
-
-    def take_snapshots(self) -> None:
-        """Keeps what the Redis servers without persistence hold, before they are stopped."""
-        for server in self.volatile.values():
-            talking.redis(server.helpers[0].port, ("SAVE",))
 
     def snapshot(self, label: str) -> Path:
         name = {ACTIX: "actix-session", EXPRESS_REDIS: "express-redis"}[label]
@@ -316,7 +315,7 @@ class Bench:
         users = self.sizes.sessions // scale.SESSIONS_PER_USER
         at_limit = load.one_kind(self.list_file("evict"), [system.create(f"user-{number}") for number in range(users)])
         evicting = self.servers.sessiond("evicting", self.seeded_copy("evicting"), **CACHE, **AT_LIMIT)
-        rows.append(Row("sessiond, each evicting one of 5", evicting, at_limit, 201))
+        rows.append(Row("sessiond, each evicting one of 5", evicting, at_limit, 201, shows=b'"evicted":[{'))
         large = self.databases / "scale-1000000.db"
         if large.exists():
             rows.append(self.creations_in(large))
