@@ -13,7 +13,7 @@ from pathlib import Path
 
 from measuring import chart, load, machine, report, talking
 from measuring.servers import Programs, Servers
-from measuring.works import Bench, Row, Sizes, Work
+from measuring.works import WORKS, Bench, Row, Sizes, Work
 
 ROOT = Path(__file__).resolve().parent.parent
 FULL_RUN = Sizes(sessions=100_000, rounds=5, secs=4, revocations=60_000, is_complete=True)
@@ -57,14 +57,19 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benches/run.sh", description="Measures sessiond next to others.")
     parser.add_argument("--quick", action="store_true", help="about 3 minutes instead of 15; less to be relied on")
     parser.add_argument("--keep", action="store_true", help="writes docs/pictures/performance.svg as well")
-    parser.add_argument("--only", help="names of works, with commas between: check, uncached, create, create-one, revoke, mixed")
+    parser.add_argument("--only", help=f"names of works, with commas between: {', '.join(WORKS)}")
     parser.add_argument("--sessiond", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--peers", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--python", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--skip", action="append", default=[], help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    if chosen.only and chosen.keep:
+        parser.error("the picture that is kept shows a whole run")
     chosen.only = set(chosen.only.split(",")) if chosen.only else None
+    unknown = (chosen.only or set()) - set(WORKS)
+    if unknown:
+        parser.error(f"no work is named {', '.join(sorted(unknown))}")
     return chosen
 
 

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -48,6 +49,8 @@ def make_database(sessiond: Path, database: Path, sessions: int, known: int, sec
         raise SystemExit(f"{sessions:,} sessions may need {sessions * BYTES_PER_SESSION / 2**30:.1f} GiB and one more to spare.")
     with tempfile.TemporaryDirectory(dir=database.parent, prefix="making-") as folder:
         unfinished = Path(folder) / "s.db"
+        # Indexes are sorted in files: on this disk, whose room was looked at.
+        os.environ["SQLITE_TMPDIR"] = folder
         first_session(sessiond, unfinished)
         tokens = fill(unfinished, sessions, known, time.monotonic() + secs_max)
         tokens_beside(unfinished).write_text("".join(f"{token}\n" for token in tokens))
@@ -187,6 +190,8 @@ def insert(connection: sqlite3.Connection, table: str, columns: dict[str, object
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benches/scale.sh", description=__doc__.partition("\n")[0])
+    # A signal leaves through here, so that what is half made is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     parser.add_argument("sessions", type=int, nargs="?", default=10_000_000, help="how many; 10,000,000 unless told")
     parser.add_argument("--sessiond", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, required=True, help=argparse.SUPPRESS)
@@ -197,7 +202,10 @@ def main() -> None:
         raise SystemExit("Python's SQLite is older than 3.37 and knows no STRICT tables.")
     database = chosen.folder / f"scale-{chosen.sessions}.db"
     began = time.monotonic()
-    make_database(chosen.sessiond, database, chosen.sessions, min(chosen.sessions, KNOWN_MAX))
+    try:
+        make_database(chosen.sessiond, database, chosen.sessions, min(chosen.sessions, KNOWN_MAX))
+    except (TooLong, sqlite3.OperationalError) as error:
+        raise SystemExit(f"benches/scale.sh: FAILED: {error}") from None
     size = database.stat().st_size
     secs = time.monotonic() - began
     print(

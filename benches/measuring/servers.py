@@ -142,7 +142,7 @@ class Servers:
         if is_durable:
             # The way from a snapshot to an append-only file that the same page describes.
             talking.redis(port, ("CONFIG", "SET", "appendfsync", "always"), ("CONFIG", "SET", "appendonly", "yes"))
-            wait_until(lambda: not is_rewriting(port))
+            wait_until(lambda: is_appending(port))
         return server
 
     def with_redis(self, server: Server, redis: Server) -> Server:
@@ -220,16 +220,17 @@ def is_loaded(port: int) -> bool:
         return False
 
 
-def is_rewriting(port: int) -> bool:
-    """Whether Redis is still writing the first append-only file."""
+def is_appending(port: int) -> bool:
+    """Whether Redis has written its first append-only file, and appends to it."""
     connection = talking.Connection(port)
     try:
         connection.send(talking.redis_command(("INFO", "persistence")))
         length = int(connection.read_until(b"\r\n")[1:])
-        info = connection.read_bytes(length)
+        info = connection.read_bytes(length).decode().split()
     finally:
         connection.close()
-    return b"aof_rewrite_in_progress:1" in info or b"aof_rewrite_scheduled:1" in info
+    wanted = ("aof_enabled:1", "aof_rewrite_in_progress:0", "aof_rewrite_scheduled:0", "aof_last_bgrewrite_status:ok")
+    return all(line in info for line in wanted)
 
 
 def told_port(log: Path) -> int:

@@ -22,6 +22,8 @@ STARLETTE = "Starlette + Redis over SQLite"
 ALWAYS = ", appendfsync always"
 FULL = ", synchronous FULL"
 
+WORKS = ("check", "uncached", "create", "create-one", "revoke", "mixed")
+
 # So that all seeded sessions are in memory: with exactly as many places, some of the cache's shards would have too few.
 CACHE = {"cache__capacity": 200_000}
 # Each round records a use of every session, whatever was recorded in the round before; the default of 60 s records fewer.
@@ -126,13 +128,9 @@ class Bench:
         self.key = ""
         self.volatile: dict[str, Server] = {}
         self.changing: dict[str, Server] = {}
-        self.checks = {"check": self.cached_checks, "uncached": self.uncached_checks}
-        self.changes = {
-            "create": self.creations,
-            "create-one": self.creations_of_one_client,
-            "revoke": self.revocations,
-            "mixed": self.mixed,
-        }
+        self.checks = dict(zip(WORKS[:2], (self.cached_checks, self.uncached_checks), strict=True))
+        changes = (self.creations, self.creations_of_one_client, self.revocations, self.mixed)
+        self.changes = dict(zip(WORKS[2:], changes, strict=True))
 
     def has(self, label: str) -> bool:
         return label not in self.servers.programs.missing
