@@ -19,6 +19,7 @@ use tower_sessions_sqlx_store::sqlx::sqlite::{
 
 type Failure = Box<dyn std::error::Error>;
 
+// There is one core, so that one thread serves; SQLite has its own, one for each of the pool's connections.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
     // Off only while sessions are seeded, which nobody measures.
