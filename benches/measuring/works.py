@@ -402,7 +402,9 @@ def in_equal_parts(items: list[str], count: int) -> list[list[str]]:
 
 
 def copied(database: Path, to: Path) -> Path:
-    """A copy of a database that no server has open, with its key file."""
-    for suffix in ("", ".key"):
-        shutil.copy(database.with_name(database.name + suffix), to.with_name(to.name + suffix))
+    """A copy of a database that no server has open, with its key file, and its log if there is something in it."""
+    for suffix in ("", ".key", "-wal"):
+        file = database.with_name(database.name + suffix)
+        if file.exists():
+            shutil.copy(file, to.with_name(to.name + suffix))
     return to
