@@ -62,7 +62,7 @@ const STATEMENTS_MAX: usize = 128;
 /// The schema, by steps.
 const SCHEMA: Schema = Schema {
     newest: include_str!("../../schema.sql"),
-    steps: &[TO_VERSION_2, TO_VERSION_3],
+    steps: &[TO_VERSION_2, TO_VERSION_3, TO_VERSION_4],
 };
 /// Renewals, visitors, and creations that can be repeated.
 const TO_VERSION_2: &str = "
@@ -143,6 +143,11 @@ const TO_VERSION_3: &str = "
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX webhook_deliveries_pending ON webhook_deliveries (webhook_id, subject, event_id) WHERE state = 'pending';
     CREATE INDEX webhook_deliveries_by_age ON webhook_deliveries (created_at) WHERE state <> 'pending';
+";
+/// Counting a user's active sessions without a look into their rows.
+const TO_VERSION_4: &str = "
+    DROP INDEX sessions_active_by_user;
+    CREATE INDEX sessions_active_by_user ON sessions (app, user_id, signed_in_at, id, ended_at) WHERE ended_at IS NULL;
 ";
 
 /// A schema and what leads older ones to it.

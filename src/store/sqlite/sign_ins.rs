@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
-use super::changes::{end_each, end_session, expire, owned, unended_of_user, write_event, write_user};
+use super::changes::{end_session, expire, owned, unended_of_user, write_event, write_user};
 use super::counts::Kind;
 use super::devices::note_device;
 use super::notices::first_look;
@@ -214,42 +214,80 @@ fn admit(batch: &mut Batch<'_>, sign_in: &SignIn<'_>) -> rusqlite::Result<Result
         && sign_in.end_ids.is_empty()
         && count_unended(batch.connection, app, user_id, sign_in.own)? < max as usize;
     // Most sign-ins end here, by one index.
-    let (overdue, active) = if is_one_of_many {
-        (Vec::new(), Vec::new())
-    } else {
-        let mut others = unended_of_user(batch.connection, app, user_id)?;
-        others.retain(|session| Some(session.id) != sign_in.own);
-        others.into_iter().partition(|session| !session.is_active(now))
+    let others = match is_one_of_many {
+        true => Vec::new(),
+        false => unended_ids(batch.connection, sign_in)?,
     };
-    let (chosen, rest): (Vec<Session>, Vec<Session>) = active
+    let (active, overdue): (Vec<Unended>, Vec<Unended>) =
+        others.into_iter().partition(|other| now < other.expires_at);
+    let (chosen, rest): (Vec<Unended>, Vec<Unended>) = active
         .into_iter()
-        .partition(|session| sign_in.end_ids.contains(&session.id));
+        .partition(|other| sign_in.end_ids.contains(&other.id));
     let surplus = (rest.len() + 1).saturating_sub(max as usize);
     if max == 0 || (surplus > 0 && sign_in.on_limit == OnLimit::Deny) {
-        return Ok(Err(limit_reached(max, chosen, rest)));
+        let active = active_of_user(batch.connection, sign_in)?;
+        return Ok(Err(Refused::LimitReached { max, active }));
     }
     if sign_in.tier.is_some() {
         write_user(batch.connection, app, user_id, &settings)?;
     }
-    end_each(batch, overdue, &expiry(now))?;
-    end_each(batch, chosen, &choice(now))?;
+    end_ids(batch, &overdue, &expiry(now))?;
+    end_ids(batch, &chosen, &choice(now))?;
     let request = EndRequest {
         now,
         reason: Reason::known(Reason::SESSION_LIMIT_EXCEEDED),
         by: EndedBy::Limit,
     };
-    let evicted = rest
-        .into_iter()
-        .take(surplus)
-        .map(|session| end_session(batch, session, &request));
-    evicted.collect::<rusqlite::Result<Vec<_>>>().map(Ok)
+    end_ids(batch, &rest[..surplus], &request).map(Ok)
 }
 
-fn limit_reached(max: u32, chosen: Vec<Session>, rest: Vec<Session>) -> Refused {
-    let mut active = [chosen, rest].concat();
-    active.sort_by_key(|session| std::cmp::Reverse((session.signed_in_at, session.id)));
+/// A session that may be in the way of a sign-in. The whole row is read only of those that make room.
+struct Unended {
+    id: SessionId,
+    expires_at: Timestamp,
+}
+
+/// A user's sessions without a written ending but the one that is signed in with, oldest sign-in first.
+fn unended_ids(connection: &Connection, sign_in: &SignIn<'_>) -> rusqlite::Result<Vec<Unended>> {
+    connection
+        .prepare_cached(
+            "SELECT id, expires_at FROM sessions
+             WHERE app = ?1 AND user_id = ?2 AND ended_at IS NULL AND id IS NOT ?3 ORDER BY signed_in_at, id",
+        )?
+        .query_map(
+            params![sign_in.app.as_str(), sign_in.user_id.as_str(), sign_in.own],
+            |row| {
+                Ok(Unended {
+                    id: row.get(0)?,
+                    expires_at: row.get(1)?,
+                })
+            },
+        )?
+        .collect()
+}
+
+/// Ends these; answers them as they are now.
+fn end_ids(
+    batch: &mut Batch<'_>,
+    sessions: &[Unended],
+    request: &EndRequest,
+) -> rusqlite::Result<Vec<Session>> {
+    let mut ended = Vec::with_capacity(sessions.len());
+    for session in sessions {
+        if let Some(session) = reads::find(batch.connection, session.id)? {
+            ended.push(end_session(batch, session, request)?);
+        }
+    }
+    Ok(ended)
+}
+
+/// The active sessions that keep a user from signing in, latest sign-in first.
+fn active_of_user(connection: &Connection, sign_in: &SignIn<'_>) -> rusqlite::Result<Vec<Session>> {
+    let mut active = unended_of_user(connection, sign_in.app, sign_in.user_id)?;
+    active.retain(|session| Some(session.id) != sign_in.own && session.is_active(sign_in.now));
+    active.reverse();
     active.truncate(REFUSED_LIST_LEN_MAX);
-    Refused::LimitReached { max, active }
+    Ok(active)
 }
 
 /// The person chose what is to make room.
