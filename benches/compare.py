@@ -5,6 +5,7 @@ import argparse
 import json
 import shutil
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -18,6 +19,8 @@ from measuring.works import WORKS, Bench, Row, Sizes, Work
 ROOT = Path(__file__).resolve().parent.parent
 FULL_RUN = Sizes(sessions=100_000, rounds=5, secs=4, revocations=60_000, is_complete=True)
 QUICK_RUN = Sizes(sessions=20_000, rounds=3, secs=1, revocations=15_000, is_complete=False)
+# More of the servers' core than this is not the system's own work.
+OTHERS_SHARE_MAX = 0.1
 METHOD = (
     "Each server with all its processes (Redis, too) has one core, wrk with one thread another one. The servers take turns in "
     "{rounds} rounds of {secs} s; the medians of the rounds are shown. {connections} connections where nothing else is said. CPU seconds "
@@ -92,7 +95,7 @@ def measure_all(bench: Bench, load_core: int, only: set[str] | None) -> dict:
         "sessions": sizes.sessions,
         "versions": versions(bench.servers.programs),
         "works": works,
-        "notes": bench.notes,
+        "notes": note_of_others(works) + bench.notes,
     }
 
 
@@ -133,11 +136,26 @@ def prepare(row: Row, sizes: Sizes, load_core: int) -> None:
 
 def measure_round(row: Row, number: int, secs: int, load_core: int) -> dict:
     """One round of one row, with the CPU time that the server took for it."""
-    before = row.server.cpu_ticks()
+    core = row.server.core
+    began, busy_before, before = time.monotonic(), machine.busy_ticks(core), row.server.cpu_ticks()
     one = load.run_round(row.server.port, row.requests_of(number), row.connections, secs, load_core)
     row.server.settle()
     cpu_secs = (row.server.cpu_ticks() - before) / machine.TICKS_PER_SEC
-    return {**asdict(one), "rate": one.rate, "cpu_secs": cpu_secs}
+    busy_secs = (machine.busy_ticks(core) - busy_before) / machine.TICKS_PER_SEC
+    others_share = max(busy_secs - cpu_secs, 0) / (time.monotonic() - began)
+    return {**asdict(one), "rate": one.rate, "cpu_secs": cpu_secs, "others_share": others_share}
+
+
+def note_of_others(works: list[dict]) -> list[str]:
+    """Says so if the servers did not have their core to themselves."""
+    shares = [one["others_share"] for work in works for row in work["rows"] for one in row["rounds"]]
+    share = statistics.median(shares)
+    if share <= OTHERS_SHARE_MAX:
+        return []
+    return [
+        f"**The machine was not quiet**: something else took {share:.0%} of the servers' core in half of the rounds. Requests/s and "
+        "their ratios are worth little then, CPU seconds more."
+    ]
 
 
 def versions(programs: Programs) -> dict[str, str]:

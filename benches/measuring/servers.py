@@ -38,6 +38,7 @@ class Server:
     """A server that runs, with its helpers (Redis)."""
 
     port: int
+    core: int
     processes: list[subprocess.Popen]
     is_writing_later: bool = False
     helpers: list["Server"] = field(default_factory=list)
@@ -110,13 +111,13 @@ class Servers:
         """A server that is told its port."""
         process, log = self.run(name, command, environment)
         wait_for(lambda: is_listening(port), process, log)
-        return Server(port, [process])
+        return Server(port, self.core, [process])
 
     def telling(self, name: str, command: list[str], environment: dict[str, str]) -> Server:
         """A server that chooses its port and tells it."""
         process, log = self.run(name, command, environment)
         wait_for(lambda: told_port(log) and is_listening(told_port(log)), process, log)
-        return Server(told_port(log), [process])
+        return Server(told_port(log), self.core, [process])
 
     def sessiond(self, name: str, database: Path, **settings: object) -> Server:
         """sessiond with one worker; everything else as it is, but what `settings` say."""
