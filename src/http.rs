@@ -13,7 +13,7 @@ pub mod dev;
 pub mod events;
 pub mod identities;
 pub mod input;
-mod json_writer;
+pub mod json_writer;
 pub mod keys;
 pub mod me;
 pub mod openapi;
