@@ -30,8 +30,9 @@ use crate::store::{Answer, Committed, Hooks};
 
 /// Most changes that share a commit: one takes about 10 µs, so that the first of a batch waits a few ms at most.
 const BATCH_LEN_MAX: usize = 256;
-/// Frames (pages of 4 KiB) in the WAL at which a passive checkpoint is asked for.
-const PASSIVE_FRAMES: i32 = 1_000;
+/// Frames (pages of 4 KiB) in the WAL at which a passive checkpoint is asked for. The longer the WAL, the more of its pages
+/// are written again before they are copied; with twice as many a checkpoint keeps commits waiting for the disk.
+const PASSIVE_FRAMES: i32 = 8_000;
 /// Frames in the WAL at which the writer waits for a checkpoint that restarts it.
 const RESTART_FRAMES: i32 = 32_000;
 
