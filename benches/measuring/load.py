@@ -1,4 +1,4 @@
-"""The load: lists of requests in files, and rounds of wrk that send them."""
+"""The load: lists of requests in files, and rounds that send them: as fast as they are answered (wrk), or at a rate (paced.rs)."""
 
 import os
 import random
@@ -73,13 +73,7 @@ def run_round(port: int, requests: Requests, connections: int, seconds: int, cor
     command += ["--duration", f"{seconds}s", "--timeout", "10s", "--script", str(SCRIPT), f"http://127.0.0.1:{port}/"]
     files = ",".join(str(file) for file in requests.files)
     environment = {**os.environ, "FILES": files, "PATTERN": requests.pattern()}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 60, check=False)
-    line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
-    if done.returncode != 0 or line is None:
-        raise WrongAnswer(f"wrk failed: {done.stdout}{done.stderr}")
-    number = {name: float(value) for name, value in (field.split("=") for field in line.split()[1:])}
-    if number["wrong"] or number["lost"] or not number["requests"]:
-        raise WrongAnswer(f"not every request was answered as it must: {line}")
+    (number,) = results_of(command, environment, seconds)
     return Round(
         requests=int(number["requests"]),
         seconds=number["seconds"],
@@ -88,3 +82,58 @@ def run_round(port: int, requests: Requests, connections: int, seconds: int, cor
         max_ms=number["max_us"] / 1000,
         load_share=number["load_cpu"] / number["seconds"],
     )
+
+
+@dataclass
+class Stream:
+    """Requests that are sent at a rate, whatever the answers do."""
+
+    requests: Requests
+    rate: float
+    expected: int
+    connections: int = 64
+
+
+@dataclass
+class PacedRound:
+    """What one round showed of one stream. Times begin when a request was due."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    # How late requests left although a connection was free: not the server's fault.
+    late_p99_ms: float
+
+
+def run_paced(paced: Path, port: int, streams: list[Stream], seconds: int, core: int) -> list[PacedRound]:
+    """One round of one or two streams, on the core of the load."""
+    command = ["taskset", "-c", str(core), str(paced), str(port), str(seconds)]
+    for stream in streams:
+        (file,) = stream.requests.files
+        command += [f"{stream.rate:.1f}", str(stream.connections), str(stream.expected), str(file)]
+    return [
+        PacedRound(
+            rate=number["requests"] / number["seconds"],
+            p50_ms=number["p50_us"] / 1000,
+            p99_ms=number["p99_us"] / 1000,
+            max_ms=number["max_us"] / 1000,
+            late_p99_ms=number["late_p99_us"] / 1000,
+        )
+        for number in results_of(command, dict(os.environ), seconds)
+    ]
+
+
+def results_of(command: list[str], environment: dict[str, str], seconds: int) -> list[dict[str, float]]:
+    """Runs a load generator; the numbers of the lines that it prints."""
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 60, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    if done.returncode != 0 or not lines:
+        raise WrongAnswer(f"the load generator failed: {done.stdout}{done.stderr}")
+    found = []
+    for line in lines:
+        number = {name: float(value) for name, value in (field.split("=") for field in line.split()[1:])}
+        if number["wrong"] or number["lost"] or not number["requests"]:
+            raise WrongAnswer(f"not every request was answered as it must: {line}")
+        found.append(number)
+    return found

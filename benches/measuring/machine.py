@@ -50,6 +50,12 @@ def busy_ticks(core: int) -> int:
     return 0
 
 
+def memory(pid: int) -> dict[str, int]:
+    """Bytes of a process that are in memory: all of them, and those that no file stands for."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {"resident": 1024 * int(fields["VmRSS"].split()[0]), "anonymous": 1024 * int(fields["RssAnon"].split()[0])}
+
+
 def described() -> str:
     """One line about the machine."""
     model = "unknown processor"

@@ -83,9 +83,9 @@ def api_key(sessiond: Path, database: Path) -> str:
     return done.stdout.strip()
 
 
-def sign_in(key: str, user: str) -> bytes:
+def sign_in(key: str, user: str, user_agent: str = USER_AGENT) -> bytes:
     """A request that starts a session of a user."""
-    body = f'{{"user_id":"{user}","user_agent":"{USER_AGENT}","ip_address":"194.25.2.{hash_of(user) % 250}"}}'
+    body = f'{{"user_id":"{user}","user_agent":"{user_agent}","ip_address":"194.25.2.{hash_of(user) % 250}"}}'
     return load.request("POST", "/v1/sessions", {"Authorization": f"Bearer {key}"}, body)
 
 
