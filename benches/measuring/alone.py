@@ -32,6 +32,10 @@ FIRST_START_SECS_MAX = 600
 START_SECS_MAX = 30
 # A tenth of the idle timeout, the longest that is allowed: no use is recorded within a run.
 NEVER_TOUCHED = {"sessions__touch_interval_secs": 60_480}
+# Caches fill, and the first uses are recorded.
+WARM_SECS = 4
+TOUCH_ROUNDS = 2
+SATURATING_ROUNDS = 2
 KEPT_ACTIVE = 10_000
 SWEEP_SECS_MAX = 400
 # Files that are open besides the streams, here and in the server.
@@ -370,6 +374,191 @@ def select_readable(connection: talking.Connection) -> bool:
     return bool(poll.poll(0))
 
 
+# Touches.
+
+
+def touches(bench: Alone) -> Iterator[Figure]:
+    """The same requests to two servers in turns. One records uses as it does by default, the other is told an interval in which
+    nothing comes due. A round is longer than the first one's interval, and as long is between two of its rounds: each session is
+    recorded as a round begins and once more before it ends."""
+    seeded, interval, secs = bench.seeded(), bench.sizes.touch_interval_secs, bench.sizes.touch_secs
+    requests = bench.checks("touches", seeded.tokens)
+    settings = {"on": {"sessions__touch_interval_secs": interval}, "off": NEVER_TOUCHED}
+    pair = {
+        name: bench.servers.sessiond(f"touches-{name}", bench.copy_of(seeded, f"touches-{name}"), **CACHE, **setting)
+        for name, setting in settings.items()
+    }
+    for server in pair.values():
+        bench.round(server, requests, WARM_SECS)
+        server.settle()
+    found: dict[str, list[tuple[load.Round, float]]] = {name: [] for name in pair}
+    for _ in range(TOUCH_ROUNDS):
+        for name, server in pair.items():
+            before = server.cpu_ticks()
+            one = bench.round(server, requests, secs)
+            server.settle()
+            found[name].append((one, (server.cpu_ticks() - before) / machine.TICKS_PER_SEC))
+    rate = {name: median(one.rate for one, _ in rounds) for name, rounds in found.items()}
+    cpu = {
+        name: 100_000 * sum(secs for _, secs in rounds) / sum(one.requests for one, _ in rounds) for name, rounds in found.items()
+    }
+    ratio = rate["on"] / rate["off"]
+    text = (
+        f"{ratio:.3f} ({rate['on']:,.0f}/s with, {rate['off']:,.0f}/s without); CPU {cpu['on'] / cpu['off']:.3f} "
+        f"({cpu['on']:.3f} s and {cpu['off']:.3f} s for 100,000)"
+    )
+    numbers = {name: [{**asdict(one), "cpu_secs": secs} for one, secs in rounds] for name, rounds in found.items()}
+    what = f"checks of {len(seeded.tokens):,} sessions with touches every {interval} s, to those without"
+    yield Figure(what, "≥ 0.93", text, ratio >= 0.93, numbers)
+
+
+# The sweep.
+
+
+def sweep(bench: Alone) -> Iterator[Figure]:
+    """Checks at half of what saturates: before a deadline that nearly all of a million sessions have in common, while these are
+    written down as ended, and afterwards."""
+    what, target = "sweep: p99 of checks while it runs, to before and after", "< 1.2"
+    large = bench.databases / "scale-1000000.db"
+    if not large.exists():
+        bench.notes.append("The sweep is measured on a database made by `benches/scale.sh 1000000`, which was not run.")
+        yield Figure(what, target, "not measured", None)
+        return
+    database = copied(large, bench.folder / "sweep.db")
+    first_start(bench, database)
+    tokens = scale.tokens_beside(large).read_text().split()
+    tokens = tokens[:: max(len(tokens) // KEPT_ACTIVE, 1)][:KEPT_ACTIVE]
+    deadline = time.time() + bench.sizes.sweep_lead_secs
+    expiring = set_deadline(database, tokens, int(deadline * 1000), bench.sizes.expiring)
+    server = bench.servers.sessiond("sweep", database, **CACHE)
+    requests = bench.checks("sweep", tokens)
+    half = bench.round(server, requests, WARM_SECS).rate / 2
+
+    def one_round() -> load.PacedRound:
+        return bench.paced_round(server, [Stream(requests, half, 200)])[0]
+
+    before, during, after = [], [], []
+    round_secs = bench.sizes.load_secs + 1
+    while len(before) < bench.sizes.sweep_rounds and time.time() + round_secs < deadline:
+        before.append(one_round())
+    if not before:
+        raise load.WrongAnswer("the machine was too slow: the deadline of the sweep came before anything was measured")
+    # The sweeper comes by once a second.
+    time.sleep(max(deadline - time.time(), 0) + 1)
+    latest = deadline + SWEEP_SECS_MAX
+    while is_sweeping(database, int(deadline * 1000)):
+        if time.time() > latest:
+            raise load.WrongAnswer(f"the sweep took longer than {SWEEP_SECS_MAX} s")
+        during.append(one_round())
+    # The last one was in part after it.
+    during = during[:-1] or during
+    server.settle()
+    after = [one_round() for _ in range(bench.sizes.sweep_rounds)]
+    server.stop()
+    count, secs = swept(database, deadline)
+    if count != expiring or not during:
+        raise load.WrongAnswer(f"{count:,} of {expiring:,} sessions were written down as ended")
+    quiet = median(one.p99_ms for one in before + after)
+    busy = median(one.p99_ms for one in during)
+    text = (
+        f"{busy / quiet:.2f} ({in_three_digits(quiet)} ms, then {in_three_digits(busy)} ms, medians of {len(before + after)} and "
+        f"{len(during)} rounds; {half:,.0f} checks/s)"
+    )
+    numbers = {name: list(map(asdict, part)) for name, part in (("before", before), ("during", during), ("after", after))}
+    yield Figure(what, target, text, busy / quiet < 1.2, numbers)
+    text = f"{secs:.0f} s, {count / secs:,.0f}/s"
+    yield Figure(f"sweep of {count:,} sessions", "", text, None, {"secs": secs, "sessions": count})
+
+
+def set_deadline(database: Path, kept: list[str], deadline: int, most: int) -> int:
+    """Gives sessions, but not those kept, a pause after which they expire all at once. How many they are."""
+    ids = [(base64.urlsafe_b64decode(token.removeprefix("sst_"))[:16],) for token in kept]
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA cache_size = -262144")
+        connection.execute("BEGIN")
+        connection.execute("CREATE TEMP TABLE kept (id BLOB NOT NULL PRIMARY KEY) WITHOUT ROWID")
+        connection.executemany("INSERT INTO kept VALUES (?)", ids)
+        done = connection.execute(
+            "UPDATE sessions SET idle_timeout = ?1 - last_activity_at, expires_at = ?1 WHERE rowid IN"
+            " (SELECT rowid FROM sessions WHERE ended_at IS NULL AND id NOT IN (SELECT id FROM kept) LIMIT ?2)",
+            (deadline, most),
+        )
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return done.rowcount
+
+
+def is_sweeping(database: Path, deadline: int) -> bool:
+    """Whether a session is left whose deadline has passed and that is not written down as ended."""
+    left = "SELECT EXISTS (SELECT 1 FROM sessions WHERE ended_at IS NULL AND expires_at <= ?)"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        return bool(connection.execute(left, (deadline,)).fetchone()[0])
+
+
+def swept(database: Path, deadline: float) -> tuple[int, float]:
+    """How many sessions expired, and how long after the deadline the last of them was written down."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        found = connection.execute("SELECT count(*), max(recorded_at) FROM events WHERE type = 'session.expired'").fetchone()
+    count, last = found
+    return count, (last or 0) / 1000 - deadline
+
+
+# Latency at a rate.
+
+
+def half_load(bench: Alone) -> Iterator[Figure]:
+    """Checks and creations come at random moments, at a part of the rates that wrk reaches with 64 connections. Times begin when
+    a request is due."""
+    seeded = bench.seeded()
+    server = bench.servers.sessiond("half", bench.copy_of(seeded, "half"), **CACHE, **UNLIMITED)
+    checks = bench.checks("half-checks", seeded.tokens)
+    users = (f"user-{scale.hash_of(f'{number}') % 1_000_000}" for number in range(USERS_AT_RANDOM))
+    creates = load.one_kind(bench.folder / "requests" / "half-creates", [scale.sign_in(seeded.key, user) for user in users])
+    bench.round(server, checks, WARM_SECS)
+    most_checks = median(bench.round(server, checks, bench.sizes.load_secs).rate for _ in range(SATURATING_ROUNDS))
+    most_creates = median(bench.round(server, creates, bench.sizes.load_secs).rate for _ in range(SATURATING_ROUNDS))
+    server.settle()
+    # What is asked, as parts of what saturates. One core cannot do more than the whole of both together.
+    mixes = {"half": (0.5, 0.0), "quarters": (0.25, 0.25), "halves": (0.5, 0.5)}
+    found: dict[str, list[list[load.PacedRound]]] = {name: [] for name in mixes}
+    ticks = dict.fromkeys(mixes, 0)
+    for _ in range(bench.sizes.load_rounds):
+        for name, (part_of_checks, part_of_creates) in mixes.items():
+            asked = [Stream(checks, most_checks * part_of_checks, 200)]
+            if part_of_creates:
+                asked.append(Stream(creates, most_creates * part_of_creates, 201))
+            before = server.cpu_ticks()
+            found[name].append(bench.paced_round(server, asked))
+            server.settle()
+            ticks[name] += server.cpu_ticks() - before
+    measured_secs = bench.sizes.load_rounds * bench.sizes.load_secs
+    shares = {name: count / machine.TICKS_PER_SEC / measured_secs for name, count in ticks.items()}
+    texts = {
+        "half": ("check, p99 at half the saturating load", "< 1 ms", 1.0),
+        "halves": ("check, p99 at half, while creations run at half of theirs", "< 2 ms", 2.0),
+        "quarters": ("check, p99 at a quarter, while creations run at a quarter of theirs", "", None),
+    }
+    for name, (what, target, limit) in texts.items():
+        yield latency_figure(what, target, limit, found[name], shares[name])
+
+
+def latency_figure(what: str, target: str, limit: float | None, rounds: list[list[load.PacedRound]], share: float) -> Figure:
+    of_checks = [one[0] for one in rounds]
+    of_creates = [one[1] for one in rounds if len(one) > 1]
+    p99 = median(one.p99_ms for one in of_checks)
+    late = median(one.late_p99_ms for one in of_checks)
+    rate = f"{median(one.rate for one in of_checks):,.0f} checks/s"
+    text = f"{in_three_digits(p99)} ms (p50 {in_three_digits(median(one.p50_ms for one in of_checks))}; {rate}"
+    if of_creates:
+        text += (
+            f" and {median(one.rate for one in of_creates):,.0f} creations/s, whose p99 is "
+            f"{in_three_digits(median(one.p99_ms for one in of_creates))} ms"
+        )
+    text += f"; the server's core {share:.0%} busy; p99 of the generator's own delay {in_three_digits(late)} ms)"
+    numbers = {"cpu_share": share, "rounds": [list(map(asdict, one)) for one in rounds]}
+    return Figure(what, target, text, None if limit is None else p99 < limit, numbers)
+
+
 # Each with the name that it is chosen by.
 MEASURES: dict[str, tuple[str, Callable[[Alone], Iterator[Figure]]]] = {
     "binary": ("The binary", binary),
@@ -377,4 +566,7 @@ MEASURES: dict[str, tuple[str, Callable[[Alone], Iterator[Figure]]]] = {
     "memory": ("Memory", memory),
     "disk": ("Disk", disk),
     "streams": ("Idle streams", streams),
+    "touches": ("Touches", touches),
+    "sweep": ("The sweep", sweep),
+    "half-load": ("Checks at half the saturating load", half_load),
 }
