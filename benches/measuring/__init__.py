@@ -1,1 +1,1 @@
-"""What benches/compare.py is made of. Python's standard library only."""
+"""What benches/compare.py and benches/targets.py are made of. Python's standard library only."""

@@ -26,6 +26,8 @@ KIB = 1024
 LONG_USER_AGENT = (
     "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36"
 )
+# Many creations share a commit.
+SEEDING_CONNECTIONS = 128
 HEALTH = load.request("GET", "/healthz", {})
 # A first start may have to bring a large database to the newest schema, and copies it before.
 FIRST_START_SECS_MAX = 600
@@ -115,7 +117,7 @@ class Alone:
             server = self.servers.sessiond(database.stem, database, **UNLIMITED)
             users = max(self.sizes.sessions // scale.SESSIONS_PER_USER, 1)
             requests = [scale.sign_in(key, f"user-{number % users}", user_agent) for number in range(self.sizes.sessions)]
-            tokens = talking.ask_each(server.port, requests, talking.token_in_body)
+            tokens = talking.ask_each(server.port, requests, talking.token_in_body, SEEDING_CONNECTIONS)
             server.stop()
             self.seeds[user_agent] = Seeded(database, key, tokens, len(user_agent))
         return self.seeds[user_agent]

@@ -59,11 +59,13 @@ def ask(port: int, request: bytes) -> tuple[int, bytes, bytes]:
         connection.close()
 
 
-def ask_each(port: int, requests: list[bytes], read: Callable[[bytes, bytes], str]) -> list[str]:
+def ask_each(
+    port: int, requests: list[bytes], read: Callable[[bytes, bytes], str], connection_count: int = CONNECTIONS
+) -> list[str]:
     """Sends all requests, some at a time on some connections, and reads something from each 2xx answer."""
-    connections = [Connection(port) for _ in range(CONNECTIONS)]
+    connections = [Connection(port) for _ in range(connection_count)]
     results: list[str] = []
-    for start in range(0, len(requests), CONNECTIONS * REQUESTS_AT_ONCE):
+    for start in range(0, len(requests), connection_count * REQUESTS_AT_ONCE):
         waiting = []
         for number, connection in enumerate(connections):
             first = start + number * REQUESTS_AT_ONCE
