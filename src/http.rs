@@ -75,8 +75,8 @@ pub struct State {
     pub public_origins: Vec<String>,
     /// Who may read metrics from another machine.
     pub ops_allow: Vec<IpNet>,
-    /// The OpenAPI document.
-    pub openapi: String,
+    /// The OpenAPI document, once somebody has asked for it: making it takes longer than everything else of a start.
+    pub openapi: OnceLock<String>,
     /// The live streams of this listener.
     pub streams: Streams,
     /// The app that a request is for which neither names one nor comes to the host of one.
@@ -121,7 +121,7 @@ impl State {
             webhooks,
             plane,
             is_dev,
-            openapi: openapi::document(&config.server.base_path),
+            openapi: OnceLock::new(),
             base_path: config.server.base_path.clone(),
             trusted_proxies: config.server.trusted_proxies.clone(),
             public_origins: config.server.public_origins.clone(),

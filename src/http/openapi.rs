@@ -190,7 +190,8 @@ pub fn document(base_path: &str) -> String {
 
 /// The OpenAPI document.
 pub async fn get_openapi(state: StateData) -> HttpResponse {
+    let document = state.openapi.get_or_init(|| document(&state.base_path));
     HttpResponse::Ok()
         .content_type("application/json")
-        .body(state.openapi.clone())
+        .body(document.clone())
 }
