@@ -448,17 +448,17 @@ def sweep(bench: Alone) -> Iterator[Figure]:
     # The sweeper comes by once a second.
     time.sleep(max(deadline - time.time(), 0) + 1)
     latest = deadline + SWEEP_SECS_MAX
-    while is_sweeping(database, int(deadline * 1000)):
-        if time.time() > latest:
-            raise load.WrongAnswer(f"the sweep took longer than {SWEEP_SECS_MAX} s")
+    while time.time() < latest and is_sweeping(database, int(deadline * 1000)):
         during.append(one_round())
     # The last one was in part after it.
     during = during[:-1] or during
     server.settle()
-    after = [one_round() for _ in range(bench.sizes.sweep_rounds)]
+    is_over = time.time() < latest
+    if is_over:
+        after = [one_round() for _ in range(bench.sizes.sweep_rounds)]
     server.stop()
     count, secs = swept(database, deadline)
-    if count != expiring or not during:
+    if not during or not count or (is_over and count != expiring):
         raise load.WrongAnswer(f"{count:,} of {expiring:,} sessions were written down as ended")
     quiet = median(one.p99_ms for one in before + after)
     busy = median(one.p99_ms for one in during)
@@ -468,8 +468,8 @@ def sweep(bench: Alone) -> Iterator[Figure]:
     )
     numbers = {name: list(map(asdict, part)) for name, part in (("before", before), ("during", during), ("after", after))}
     yield Figure(what, target, text, busy / quiet < 1.2, numbers)
-    text = f"{secs:.0f} s, {count / secs:,.0f}/s"
-    yield Figure(f"sweep of {count:,} sessions", "", text, None, {"secs": secs, "sessions": count})
+    text = f"{secs:.0f} s, {count / secs:,.0f}/s" + ("" if is_over else f"; stopped then, with {count:,} done")
+    yield Figure(f"sweep of {expiring:,} sessions", "", text, None, {"secs": secs, "sessions": count})
 
 
 def set_deadline(database: Path, kept: list[str], deadline: int, most: int) -> int:
