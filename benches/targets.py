@@ -45,6 +45,9 @@ QUICK_RUN = Sizes(
     load_rounds=3,
     load_secs=2,
 )
+# As in compare.py: more of a core than this is not the system's own work.
+OTHERS_SHARE_MAX = 0.1
+LISTENING_SECS = 3
 METHOD = (
     "sessiond with one worker has one core, all that asks it another one. What is compared here is sessiond with itself; how it "
     "stands next to others, checks that miss the cache, creations and revocations are in `results.md` of `benches/run.sh`."
@@ -67,6 +70,7 @@ def main() -> None:
     bench = Alone(servers, sizes, folder, chosen.paced.resolve(), load_core, can_open)
     figures: list[Figure] = []
     began = time.monotonic()
+    others = [others_share(server_core, load_core)]
     try:
         for name, (title, measure) in MEASURES.items():
             if chosen.only is None or name in chosen.only:
@@ -80,6 +84,13 @@ def main() -> None:
     finally:
         servers.stop_all()
         shutil.rmtree(work_folder)
+    others.append(others_share(server_core, load_core))
+    if max(others) > OTHERS_SHARE_MAX:
+        bench.notes.insert(
+            0,
+            f"**The machine was not quiet**: something else took {max(others):.0%} of a core before or after the run. Times and rates "
+            "are worth little then.",
+        )
     tell(f"{time.monotonic() - began:.0f} s")
     write(figures, bench.notes, sizes, chosen, folder)
 
@@ -101,6 +112,14 @@ def arguments() -> argparse.Namespace:
     if unknown:
         parser.error(f"nothing is named {', '.join(sorted(unknown))}")
     return chosen
+
+
+def others_share(*cores: int) -> float:
+    """How busy the busier core is while nothing is measured."""
+    before = [machine.busy_ticks(core) for core in cores]
+    time.sleep(LISTENING_SECS)
+    after = [machine.busy_ticks(core) for core in cores]
+    return max(end - begin for begin, end in zip(before, after, strict=True)) / machine.TICKS_PER_SEC / LISTENING_SECS
 
 
 def tell(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What is measured of sessiond alone, against numbers of its own: memory, disk, start, sweep, streams, touches, latency at a rate."""
+"""What is measured of sessiond alone: memory, disk, start, sweep, streams, touches, latency at a rate."""
 
 import base64
 import contextlib
@@ -240,7 +240,10 @@ def memory(bench: Alone) -> Iterator[Figure]:
     time.sleep(bench.sizes.rest_secs)
     later = memory_of(server)
     server.stop()
-    text = f"{in_mb(first['resident'])}, after {bench.sizes.rest_secs} s {in_mb(later['resident'])} ({in_mb(later['anonymous'])} without files)"
+    text = (
+        f"{in_mb(first['resident'])}, after {bench.sizes.rest_secs} s {in_mb(later['resident'])} "
+        f"({in_mb(later['anonymous'])} without files)"
+    )
     is_met = max(first["resident"], later["resident"]) <= 25 * MB
     yield Figure("memory at rest, empty", "≤ 25 MB", text, is_met, {"first": first, "later": later})
     for seeded in bench.both_seeded():
