@@ -127,7 +127,8 @@ need_programs
 need_redis
 need_node_packages
 need_python_packages
-run cargo build --release --locked --manifest-path benches/peers/rust/Cargo.toml --target-dir "$WORK/build"
+# With SQLite as its own crate builds it, not as .cargo/config.toml has it for sessiond.
+run env LIBSQLITE3_FLAGS= cargo build --release --locked --manifest-path benches/peers/rust/Cargo.toml --target-dir "$WORK/build"
 if [[ -z ${SESSIOND_BINARY:-} ]]; then
     run cargo build --release --locked
     SESSIOND_BINARY=target/release/sessiond
