@@ -52,6 +52,9 @@ CREATE TABLE sessions (
     expiring_notice     INTEGER CHECK (expiring_notice > 0), -- how long before a deadline that is told; NULL: never
     notice_at           INTEGER,           -- when to look next whether that is to be told; NULL: nothing to tell. Uses do
                                            -- not move it. absolute_expires_at - expiring_notice once nothing else is left
+    sweep_at            INTEGER NOT NULL DEFAULT 0 CHECK (sweep_at <= expires_at), -- when the sweeper looks next whether
+                                           -- it is over. Uses do not move it: who was used since is given another moment
+                                           -- then. 0: made by an older version, and looked at at once
     CHECK (expires_at = min(last_activity_at + idle_timeout, absolute_expires_at)),
     CHECK ((ended_at IS NULL) = (revoked_reason IS NULL) AND (ended_at IS NULL) = (ended_by IS NULL))
 ) STRICT;
@@ -62,8 +65,8 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_active_by_user ON sessions (app, user_id, signed_in_at, id, ended_at) WHERE ended_at IS NULL;
 -- The list of a user's ended sessions. A session is in this index or in the one above.
 CREATE INDEX sessions_ended_by_user ON sessions (app, user_id, signed_in_at, id) WHERE ended_at IS NOT NULL;
--- The sweeper: deadlines that passed.
-CREATE INDEX sessions_by_deadline ON sessions (expires_at) WHERE ended_at IS NULL;
+-- The sweeper: deadlines that may have passed.
+CREATE INDEX sessions_by_sweep ON sessions (sweep_at) WHERE ended_at IS NULL;
 -- The purge: rows whose time is over.
 CREATE INDEX sessions_by_ending ON sessions (ended_at) WHERE ended_at IS NOT NULL;
 -- Holds what the code assumes about ids that clients choose; empty without them.

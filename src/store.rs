@@ -736,7 +736,7 @@ pub trait SessionStore: Send + Sync {
     ) -> Answer<DataOutcome>;
 
     /// Writes down up to `limit` passed deadlines as endings, and erases as many nonces of renewals whose grace has ended;
-    /// answers the larger number of both.
+    /// answers the larger number of both, or `limit` if there may be more to do.
     fn expire(&self, now: Timestamp, limit: usize) -> Answer<usize>;
 
     /// Tells of up to `limit` active sessions that a deadline is near (`session.expiring`), of each kind of deadline once

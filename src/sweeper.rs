@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use crate::error::Error;
 use crate::manager::SessionManager;
 
-/// Rows that one batch ends, tells of or deletes: some 10 ms of the writer's time.
-const BATCH_LEN: usize = 300;
+/// Rows that one batch ends, tells of or deletes: some 2 ms of the writer's time.
+const BATCH_LEN: usize = 50;
 /// Batches in one tick; the rest waits for the next, so that others come in between.
-const BATCHES_PER_TICK_MAX: usize = 20;
+const BATCHES_PER_TICK_MAX: usize = 120;
 /// Ticks between two looks for a newer location file.
 const TICKS_PER_RELOAD: u32 = 10;
 

@@ -28,7 +28,8 @@ pub struct PendingTouches {
 #[derive(Default)]
 struct Inner {
     by_session: HashMap<SessionId, Pending>,
-    /// No pending touch has an earlier stored deadline; so most questions for due ones are answered at once.
+    /// No pending touch has an earlier stored deadline; so most questions for due ones are answered at once. It may belong to a
+    /// touch that is written by now: looking for the next one takes all of them, and is put off until it matters.
     earliest_deadline: Option<Timestamp>,
 }
 
@@ -110,15 +111,13 @@ impl PendingTouches {
 
     /// Whether any has a stored deadline that has passed at `now`.
     pub fn any_due(&self, now: Timestamp) -> bool {
-        self.lock()
-            .earliest_deadline
-            .is_some_and(|earliest| earliest <= now)
+        self.lock().is_any_due(now)
     }
 
     /// Those whose stored deadline has passed at `now`, by session id.
     pub fn due(&self, now: Timestamp) -> Vec<Touch> {
-        let inner = self.lock();
-        if inner.earliest_deadline.is_none_or(|earliest| earliest > now) {
+        let mut inner = self.lock();
+        if !inner.is_any_due(now) {
             return Vec::new();
         }
         let is_due = |pending: &&Pending| pending.stored_deadline <= now;
@@ -141,18 +140,13 @@ impl PendingTouches {
                 entry.get_mut().touch.take_out(touch);
             }
         }
-        inner.find_earliest();
     }
 
     /// Forgets the touches of sessions that ended.
     pub fn forget(&self, ended: impl Iterator<Item = SessionId>) {
         let mut inner = self.lock();
-        let before = inner.by_session.len();
         for id in ended {
             inner.by_session.remove(&id);
-        }
-        if inner.by_session.len() != before {
-            inner.find_earliest();
         }
     }
 
@@ -162,12 +156,13 @@ impl PendingTouches {
 }
 
 impl Inner {
-    fn find_earliest(&mut self) {
-        self.earliest_deadline = self
-            .by_session
-            .values()
-            .map(|pending| pending.stored_deadline)
-            .min();
+    fn is_any_due(&mut self, now: Timestamp) -> bool {
+        let may_be_due = |earliest: &Option<Timestamp>| earliest.is_some_and(|earliest| earliest <= now);
+        if may_be_due(&self.earliest_deadline) {
+            let deadlines = self.by_session.values().map(|pending| pending.stored_deadline);
+            self.earliest_deadline = deadlines.min();
+        }
+        may_be_due(&self.earliest_deadline)
     }
 }
 

@@ -44,6 +44,8 @@ struct State {
     devices: BTreeMap<(AppName, UserId), BTreeMap<(String, String), Timestamp>>,
     /// What is to be told before deadlines.
     notices: BTreeMap<SessionId, Notice>,
+    /// When to look next whether a session without an ending is over: no later than its deadline. Uses do not move it.
+    sweeps: BTreeMap<SessionId, Timestamp>,
     keys: BTreeMap<KeyId, KeyRecord>,
     events: Vec<(Timestamp, RecordedEvent)>,
     /// The number of the newest event.
@@ -278,6 +280,7 @@ impl State {
         session.ending = Some(session.ending_as_of(request.now).unwrap_or(asked));
         self.data.remove(&session.id);
         self.notices.remove(&session.id);
+        self.sweeps.remove(&session.id);
         self.sessions.insert(session.id, session.clone());
         if let Some(event) = Event::of_ending(&session) {
             self.record(event, request.now, committed);
@@ -561,6 +564,7 @@ impl State {
             };
             self.calls.insert((call.api_key, call.key), known);
         }
+        self.sweeps.insert(session.id, session.expires_at());
         self.sessions.insert(session.id, session.clone());
         self.record(
             Event::about(&session, EventKind::SessionCreated, new.now),
@@ -607,6 +611,7 @@ impl State {
         if let Some(millis) = authentication.expiring_notice_millis {
             self.notices.insert(session.id, Notice::new(millis));
         }
+        self.sweeps.insert(session.id, session.expires_at());
         self.sessions.insert(session.id, session.clone());
         self.record(
             Event::about(&session, EventKind::SessionAuthenticated, *now),
@@ -732,11 +737,22 @@ impl State {
     }
 
     fn expire(&mut self, now: Timestamp, limit: usize, committed: &mut Committed) -> usize {
-        let is_overdue = |session: &&Session| session.ending.is_none() && !session.is_active(now);
-        let mut overdue: Vec<Session> = self.sessions.values().filter(is_overdue).cloned().collect();
-        overdue.sort_by_key(Session::expires_at);
-        overdue.truncate(limit);
-        let count = overdue.len();
+        let mut due: Vec<(Timestamp, SessionId)> = self
+            .sweeps
+            .iter()
+            .map(|(id, at)| (*at, *id))
+            .filter(|(at, _)| *at <= now)
+            .collect();
+        due.sort_unstable();
+        due.truncate(limit);
+        let is_full = due.len() == limit;
+        let looked_at = due.iter().map(|(_, id)| self.sessions[id].clone());
+        let (mut overdue, used): (Vec<_>, Vec<_>) =
+            looked_at.partition(|session| session.expires_at() <= now);
+        let moved = used.iter().map(|session| (session.id, session.expires_at()));
+        self.sweeps.extend(moved);
+        overdue.sort_by_key(|session| (session.expires_at(), session.id));
+        let count = if is_full { limit } else { overdue.len() };
         let request = EndRequest {
             now,
             reason: Reason::known(Reason::IDLE_TIMEOUT),

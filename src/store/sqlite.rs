@@ -62,7 +62,7 @@ const STATEMENTS_MAX: usize = 128;
 /// The schema, by steps.
 const SCHEMA: Schema = Schema {
     newest: include_str!("../../schema.sql"),
-    steps: &[TO_VERSION_2, TO_VERSION_3, TO_VERSION_4],
+    steps: &[TO_VERSION_2, TO_VERSION_3, TO_VERSION_4, TO_VERSION_5],
 };
 /// Renewals, visitors, and creations that can be repeated.
 const TO_VERSION_2: &str = "
@@ -148,6 +148,13 @@ const TO_VERSION_3: &str = "
 const TO_VERSION_4: &str = "
     DROP INDEX sessions_active_by_user;
     CREATE INDEX sessions_active_by_user ON sessions (app, user_id, signed_in_at, id, ended_at) WHERE ended_at IS NULL;
+";
+
+/// Uses that leave the sweeper's index alone. The rows are not written: the sweeper looks at each once, in its batches.
+const TO_VERSION_5: &str = "
+    DROP INDEX sessions_by_deadline;
+    ALTER TABLE sessions ADD COLUMN sweep_at INTEGER NOT NULL DEFAULT 0 CHECK (sweep_at <= expires_at);
+    CREATE INDEX sessions_by_sweep ON sessions (sweep_at) WHERE ended_at IS NULL;
 ";
 
 /// A schema and what leads older ones to it.
@@ -866,6 +873,31 @@ mod tests {
         assert_eq!(devices("ada"), ["Firefox/Linux 3", "/ 4"]);
         let of_bob = devices("bob");
         assert_eq!((of_bob.len(), of_bob[0].as_str()), (100, "browser 50/ 50"));
+    }
+
+    #[tokio::test]
+    async fn sessions_of_an_older_version_are_swept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (old, path) = old_database(&dir);
+        let insert =
+            "INSERT INTO sessions (id, app, user_id, token_hash, created_at, signed_in_at, last_activity_at,
+                          idle_timeout, absolute_expires_at, expires_at)
+                      VALUES (?1, 'default', 'ada', zeroblob(32), 0, 0, 0, ?2, 1000, ?2)";
+        for (number, deadline) in [(1_u8, 100), (2, 300), (3, 200)] {
+            old.execute(insert, rusqlite::params![[number; 16], deadline])
+                .expect("a row");
+        }
+        drop(old);
+        let options = SqliteOptions {
+            path,
+            read_pool: 1,
+            queue_len_max: 1,
+        };
+        let store = SqliteStore::open(&options).expect("migrated");
+        for (now, expired) in [(150, 1), (199, 0), (250, 1), (300, 1)] {
+            let count = store.expire(Timestamp::from_millis(now), 9).await;
+            assert_eq!(count.expect("swept"), expired, "at {now}");
+        }
     }
 
     #[test]

@@ -322,22 +322,35 @@ pub(super) fn update_user(
     })
 }
 
+/// Writes passed deadlines down. A session that was used since its moment to be looked at was set is given its deadline as
+/// the next one.
 pub(super) fn expire(batch: &mut Batch<'_>, now: Timestamp, limit: usize) -> rusqlite::Result<usize> {
     let sql = format!(
-        "SELECT {SESSION_COLUMNS} FROM sessions WHERE ended_at IS NULL AND expires_at <= ?1
-         ORDER BY expires_at LIMIT ?2"
+        "SELECT {SESSION_COLUMNS} FROM sessions WHERE ended_at IS NULL AND sweep_at <= ?1
+         ORDER BY sweep_at LIMIT ?2"
     );
-    let overdue = batch
+    let looked_at = batch
         .connection
         .prepare_cached(&sql)?
         .query_map(params![now, limit], rows::session)?
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    let count = overdue.len();
+    let is_full = looked_at.len() == limit;
+    let (mut overdue, used): (Vec<_>, Vec<_>) = looked_at
+        .into_iter()
+        .partition(|session| session.expires_at() <= now);
+    for session in used {
+        batch
+            .connection
+            .prepare_cached("UPDATE sessions SET sweep_at = expires_at WHERE id = ?1")?
+            .execute([session.id])?;
+    }
+    overdue.sort_unstable_by_key(|session| (session.expires_at(), session.id));
     let request = EndRequest {
         now,
         reason: Reason::known(Reason::IDLE_TIMEOUT),
         by: EndedBy::Timeout,
     };
+    let count = if is_full { limit } else { overdue.len() };
     end_each(batch, overdue, &request)?;
     let erased = renewals::erase_nonces(batch, now, limit)?;
     Ok(count.max(erased))

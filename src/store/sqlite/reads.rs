@@ -1,5 +1,7 @@
 //! What is read, on the read-only connections.
 
+use std::sync::LazyLock;
+
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
 use super::rows::{self, KEY_COLUMNS, SESSION_COLUMNS, USER_COLUMNS};
@@ -23,8 +25,10 @@ pub(super) fn largest_id(connection: &Connection) -> rusqlite::Result<Option<Ses
 }
 
 pub(super) fn find(connection: &Connection, id: SessionId) -> rusqlite::Result<Option<Session>> {
+    static FIND: LazyLock<String> =
+        LazyLock::new(|| format!("SELECT {SESSION_COLUMNS} FROM sessions WHERE id = ?1"));
     connection
-        .prepare_cached(&format!("SELECT {SESSION_COLUMNS} FROM sessions WHERE id = ?1"))?
+        .prepare_cached(&FIND)?
         .query_row([id], rows::session)
         .optional()
 }

@@ -418,8 +418,8 @@ fn insert_session(connection: &Connection, session: &Session, new: &NewSession) 
             "INSERT INTO sessions (id, app, user_id, client_session_id, token_hash, name, is_trusted, user_agent,
                  browser, browser_version, os, os_version, device_type, is_bot, city, country, ip_address,
                  created_at, signed_in_at, authenticated_at, last_activity_at, idle_timeout, absolute_expires_at,
-                 expires_at, auth, data_version, started_from, expiring_notice, notice_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 expires_at, auth, data_version, started_from, expiring_notice, notice_at, sweep_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .execute(params![
             session.id,
@@ -453,6 +453,7 @@ fn insert_session(connection: &Connection, session: &Session, new: &NewSession) 
             new.visitor.as_ref().map(|visitor| &visitor.network),
             new.expiring_notice_millis,
             first_look(session, new.expiring_notice_millis),
+            session.expires_at(),
         ])
         .map(drop)
 }
@@ -475,7 +476,8 @@ fn update_signed_in(
                  last_ip_address = :last_ip_address, signed_in_at = :signed_in_at,
                  authenticated_at = :authenticated_at, last_activity_at = :last_activity_at,
                  idle_timeout = :idle_timeout, absolute_expires_at = :absolute_expires_at,
-                 expires_at = :expires_at, auth = :auth, expiring_notice = :expiring_notice, notice_at = :notice_at
+                 expires_at = :expires_at, auth = :auth, expiring_notice = :expiring_notice, notice_at = :notice_at,
+                 sweep_at = :expires_at
              WHERE id = :id AND ended_at IS NULL",
         )?
         .execute(named_params! {

@@ -9,7 +9,7 @@ use sessiond::user::UserId;
 
 use super::{Fixture, over_both_stores};
 use crate::stores::{
-    anonymous_session, app, app_named, at, ending, found, how, limit, new_session, put, user,
+    anonymous_session, app, app_named, at, ending, found, how, limit, new_session, put, touch, user,
 };
 
 over_both_stores!(
@@ -24,6 +24,7 @@ over_both_stores!(
     later_of_two_changes_of_credentials_counts_in_whatever_order_they_come,
     credentials_changed_for_a_whole_app_counts_for_each_of_its_users,
     expired_ones_are_written_down_in_bounded_batches,
+    session_that_was_used_meanwhile_is_written_down_at_its_later_deadline,
     purge_deletes_what_ended_before_and_no_more_than_asked,
 );
 
@@ -369,6 +370,24 @@ async fn expired_ones_are_written_down_in_bounded_batches(f: Fixture) {
         .collect();
     assert_eq!(expired, ids[..4], "the earliest deadline first");
     assert_eq!(how(&found(store, ids[4]).await), None);
+}
+
+async fn session_that_was_used_meanwhile_is_written_down_at_its_later_deadline(f: Fixture) {
+    let store = &*f.store;
+    let used = put(store, new_session("ada", at(0))).await.id;
+    let unused = put(store, new_session("ada", at(1))).await.id;
+    store
+        .write_touches(vec![touch(used, at(50))], at(50))
+        .await
+        .expect("written");
+    assert_eq!(store.expire(at(DEADLINE + 1), 10).await.expect("swept"), 1);
+    assert_eq!(how(&found(store, used).await), None);
+    let expired = |secs| Some((at(secs), "idle_timeout", EndedBy::Timeout));
+    assert_eq!(how(&found(store, unused).await), expired(DEADLINE + 1));
+
+    assert_eq!(store.expire(at(DEADLINE + 49), 10).await.expect("swept"), 0);
+    assert_eq!(store.expire(at(DEADLINE + 50), 10).await.expect("swept"), 1);
+    assert_eq!(how(&found(store, used).await), expired(DEADLINE + 50));
 }
 
 async fn purge_deletes_what_ended_before_and_no_more_than_asked(f: Fixture) {
