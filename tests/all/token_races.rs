@@ -323,9 +323,9 @@ async fn grace_ends_while_the_flush_of_its_beginning_is_in_flight() {
     for is_evicted in [false, true] {
         let m = with_tiny_cache().await;
         let bob = m.sign_in("bob").await;
-        let (ada, successor) = with_grace_begun(&m).await;
+        let (ada, successor) = with_renewal(&m).await;
         let mut flushing = m.probe.after_fence.hold_next();
-        let flush = flush(&m);
+        assert!(is_active(m.look_at(&successor).await)); // has it written that the grace has begun
         flushing.arrived().await;
         if is_evicted {
             m.look_at(&bob.token).await; // takes the only place in the cache
@@ -335,7 +335,7 @@ async fn grace_ends_while_the_flush_of_its_beginning_is_in_flight() {
         advance_a_moment(&m);
         let over = m.look_at(&ada.token).await;
         flushing.let_go();
-        soon("the flush", flush).await.expect("it runs").expect("flushed");
+        soon("the flush", m.manager.flush_touches()).await.expect("flushed");
         assert!(is_active(last), "evicted: {is_evicted}");
         assert_eq!(over, REPLACED, "evicted: {is_evicted}");
         assert_eq!(m.look_at(&ada.token).await, REPLACED, "evicted: {is_evicted}");
