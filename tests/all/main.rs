@@ -51,6 +51,8 @@ mod model;
 mod observers;
 mod openapi;
 mod operating;
+#[cfg(target_os = "linux")]
+mod power;
 mod races;
 mod secrets;
 mod self_plane;
