@@ -484,7 +484,7 @@ def set_deadline(database: Path, kept: list[str], deadline: int, most: int) -> i
         connection.execute("CREATE TEMP TABLE kept (id BLOB NOT NULL PRIMARY KEY) WITHOUT ROWID")
         connection.executemany("INSERT INTO kept VALUES (?)", ids)
         done = connection.execute(
-            "UPDATE sessions SET idle_timeout = ?1 - last_activity_at, expires_at = ?1 WHERE rowid IN"
+            "UPDATE sessions SET idle_timeout = ?1 - last_activity_at, expires_at = ?1, sweep_at = ?1 WHERE rowid IN"
             " (SELECT rowid FROM sessions WHERE ended_at IS NULL AND id NOT IN (SELECT id FROM kept) LIMIT ?2)",
             (deadline, most),
         )
@@ -495,7 +495,7 @@ def set_deadline(database: Path, kept: list[str], deadline: int, most: int) -> i
 
 def is_sweeping(database: Path, deadline: int) -> bool:
     """Whether a session is left whose deadline has passed and that is not written down as ended."""
-    left = "SELECT EXISTS (SELECT 1 FROM sessions WHERE ended_at IS NULL AND expires_at <= ?)"
+    left = "SELECT EXISTS (SELECT 1 FROM sessions WHERE ended_at IS NULL AND sweep_at <= ?1 AND expires_at <= ?1)"
     with contextlib.closing(sqlite3.connect(database)) as connection:
         return bool(connection.execute(left, (deadline,)).fetchone()[0])
 
@@ -523,15 +523,21 @@ def half_load(bench: Alone) -> Iterator[Figure]:
     most_checks = median(bench.round(server, checks, bench.sizes.load_secs).rate for _ in range(SATURATING_ROUNDS))
     most_creates = median(bench.round(server, creates, bench.sizes.load_secs).rate for _ in range(SATURATING_ROUNDS))
     server.settle()
-    # What is asked, as parts of what saturates. One core cannot do more than the whole of both together.
-    mixes = {"half": (0.5, 0.0), "quarters": (0.25, 0.25), "halves": (0.5, 0.5)}
+    half_checks, quarter_checks = Stream(checks, most_checks / 2, 200), Stream(checks, most_checks / 4, 200)
+    half_creates, quarter_creates = Stream(creates, most_creates / 2, 201), Stream(creates, most_creates / 4, 201)
+    # What the machine itself needs: as many requests, of a call that looks at nothing.
+    nothing = Stream(load.one_kind(bench.folder / "requests" / "half-nothing", [HEALTH]), most_checks / 2, 200)
+    # One core cannot do more than the whole of both together.
+    mixes = {
+        "half": [half_checks],
+        "floor": [nothing],
+        "quarters": [quarter_checks, quarter_creates],
+        "halves": [half_checks, half_creates],
+    }
     found: dict[str, list[list[load.PacedRound]]] = {name: [] for name in mixes}
     ticks = dict.fromkeys(mixes, 0)
     for _ in range(bench.sizes.load_rounds):
-        for name, (part_of_checks, part_of_creates) in mixes.items():
-            asked = [Stream(checks, most_checks * part_of_checks, 200)]
-            if part_of_creates:
-                asked.append(Stream(creates, most_creates * part_of_creates, 201))
+        for name, asked in mixes.items():
             before = server.cpu_ticks()
             found[name].append(bench.paced_round(server, asked))
             server.settle()
@@ -540,6 +546,7 @@ def half_load(bench: Alone) -> Iterator[Figure]:
     shares = {name: count / machine.TICKS_PER_SEC / measured_secs for name, count in ticks.items()}
     texts = {
         "half": ("check, p99 at half the saturating load", "< 1 ms", 1.0),
+        "floor": ("the same for as many `GET /healthz`, which looks at nothing", "", None),
         "halves": ("check, p99 at half, while creations run at half of theirs", "< 2 ms", 2.0),
         "quarters": ("check, p99 at a quarter, while creations run at a quarter of theirs", "", None),
     }
@@ -552,7 +559,7 @@ def latency_figure(what: str, target: str, limit: float | None, rounds: list[lis
     of_creates = [one[1] for one in rounds if len(one) > 1]
     p99 = median(one.p99_ms for one in of_checks)
     late = median(one.late_p99_ms for one in of_checks)
-    rate = f"{median(one.rate for one in of_checks):,.0f} checks/s"
+    rate = f"{median(one.rate for one in of_checks):,.0f}/s"
     text = f"{in_three_digits(p99)} ms (p50 {in_three_digits(median(one.p50_ms for one in of_checks))}; {rate}"
     if of_creates:
         text += (

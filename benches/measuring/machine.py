@@ -73,3 +73,10 @@ def first_line_of(*command: str) -> str:
         return ""
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     return (done.stdout + done.stderr).strip().partition("\n")[0]
+
+
+def read_through(file: Path) -> None:
+    """Reads a file to its end, so that the system has it in memory as far as that goes."""
+    with file.open("rb", buffering=0) as opened:
+        while opened.read(2**20):
+            pass

@@ -142,7 +142,7 @@ def session_rows(session: dict[str, object], sessions: int, known: int, tokens: 
     users = max(sessions // SESSIONS_PER_USER, 1)
     every = max(sessions // known, 1)
     moments = ("created_at", "signed_in_at", "authenticated_at", "last_activity_at")
-    deadlines = ("absolute_expires_at", "expires_at")
+    deadlines = ("absolute_expires_at", "expires_at", "sweep_at")
     for number in range(sessions):
         at = begin + number * WEEK_MS // sessions
         random = os.urandom(42)

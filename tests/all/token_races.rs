@@ -335,7 +335,9 @@ async fn grace_ends_while_the_flush_of_its_beginning_is_in_flight() {
         advance_a_moment(&m);
         let over = m.look_at(&ada.token).await;
         flushing.let_go();
-        soon("the flush", m.manager.flush_touches()).await.expect("flushed");
+        soon("the flush", m.manager.flush_touches())
+            .await
+            .expect("flushed");
         assert!(is_active(last), "evicted: {is_evicted}");
         assert_eq!(over, REPLACED, "evicted: {is_evicted}");
         assert_eq!(m.look_at(&ada.token).await, REPLACED, "evicted: {is_evicted}");
