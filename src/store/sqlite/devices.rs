@@ -20,8 +20,8 @@ pub(super) fn note_device(batch: &mut Batch<'_>, session: &Session, now: Timesta
     if is_known(batch.connection, session, user_id)? {
         return Ok(());
     }
-    let is_first = count(batch.connection, session, user_id)? == 0;
-    if !is_first {
+    let known = count(batch.connection, session, user_id)?;
+    if known >= DEVICES_PER_USER_MAX {
         make_room(batch.connection, session, user_id)?;
     }
     let (browser, os) = session.browser_and_os();
@@ -32,7 +32,7 @@ pub(super) fn note_device(batch: &mut Batch<'_>, session: &Session, now: Timesta
         )?
         .execute(params![session.app.as_str(), user_id.as_str(), browser, os, now])?;
     match Event::of_new_device(session, now) {
-        Some(event) if !is_first => write_event(batch, event, now),
+        Some(event) if known > 0 => write_event(batch, event, now),
         _ => Ok(()),
     }
 }
