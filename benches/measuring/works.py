@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import load, scale, talking
+from . import load, machine, scale, talking
 from .load import Requests
 from .servers import Server, Servers
 
