@@ -70,9 +70,9 @@ def short(label: str) -> str:
         ", appendfsync always",
         ", synchronous FULL",
         " (no body)",
-        " (records no use)",
         " over SQLite",
         " in the database",
     ):
         label = label.replace(long, "")
+    label = label.replace("a use of each session recorded in each round", "recording each use")
     return label.replace("actix-web, fixed answer (the ceiling)", "the ceiling: a fixed answer")
