@@ -4,6 +4,7 @@
 //! lock, serve that socket themselves for the one request, and so do the same thing in the same way. Results go to
 //! stdout, words about them to stderr. Exit code 2: the command or the configuration is wrong; 1: it failed.
 
+mod check;
 mod dev;
 mod events;
 mod operator;
@@ -74,6 +75,8 @@ enum What {
     /// Make webhooks, look after them and send events again
     #[command(subcommand)]
     Webhooks(webhooks::Webhooks),
+    /// Look whether the database is whole; a server may run meanwhile
+    Check,
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -201,6 +204,8 @@ enum Failure {
         "`sessiond dev` listens on loopback addresses only, not on {0}; to serve others: `sessiond serve`"
     )]
     NotLoopback(SocketAddr),
+    #[error("{0}")]
+    Check(#[from] check::CheckError),
     #[error("the test message was not taken")]
     WebhookTest,
     #[error("cannot start: {0}")]
@@ -211,7 +216,12 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::NotLoopback(_) => 2,
-            Self::Start(_) | Self::Operator(_) | Self::Manager(_) | Self::WebhookTest | Self::Io(_) => 1,
+            Self::Start(_)
+            | Self::Operator(_)
+            | Self::Manager(_)
+            | Self::Check(_)
+            | Self::WebhookTest
+            | Self::Io(_) => 1,
         }
     }
 }
@@ -282,6 +292,7 @@ impl Command {
                     .run(&Operator::reach(self.common.load(None)?).await?)
                     .await
             }
+            What::Check => Ok(check::run(&self.common.load(None)?.database.path)?),
             What::Config(ConfigCommand::Check) => {
                 print!("{}", self.common.load(None)?.to_toml());
                 Ok(())

@@ -19,6 +19,7 @@ mod renewals;
 mod rows;
 mod session_data;
 mod sign_ins;
+mod soundness;
 mod webhooks;
 mod writer;
 
@@ -52,6 +53,8 @@ use crate::session::{AppName, EndedBy, KeyId, SecretHash, Session, SessionId, To
 use crate::user::UserId;
 use crate::webhook::WebhookId;
 use writer::Writer;
+
+pub use soundness::{Soundness, examine_soundness};
 
 /// Marks a file as this program's ("sess" in ASCII); see `PRAGMA application_id`.
 const APPLICATION_ID: i32 = 0x7365_7373;
@@ -195,6 +198,19 @@ pub enum OpenError {
         /// Its version.
         found: i64,
         /// The newest version known here.
+        known: i64,
+    },
+    /// An older sessiond made it, and no newer one has opened it since.
+    #[error(
+        "the database {path} has schema version {found}; the server brings it to version {known} when it starts, and then it can \
+         be looked at"
+    )]
+    OlderSchema {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The version of this program.
         known: i64,
     },
     /// It is some other program's.

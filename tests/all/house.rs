@@ -54,6 +54,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("http::session_body", &["cache"]),
     // Moving the clock of `sessiond dev` does the regular work that has come due.
     ("http::dev", &["sweeper"]),
+    // It looks at the file itself, beside whoever has it open.
+    ("cli::check", &["store::sqlite"]),
     (
         "server",
         &[

@@ -57,6 +57,7 @@ mod races;
 mod secrets;
 mod self_plane;
 mod session_data;
+mod soundness;
 mod telling;
 mod token_plane;
 mod token_races;
