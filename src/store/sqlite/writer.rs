@@ -8,7 +8,7 @@
 //! Checkpoints run on another connection and thread, never between a commit and its answers. A passive one after
 //! every [`PASSIVE_FRAMES`] keeps up with ordinary load; past [`RESTART_FRAMES`] the writer waits, after its answers,
 //! for one that lets it start the WAL anew: that bounds the file at about 128 MiB and one batch, unless a reader holds
-//! an old snapshot longer than the busy timeout; then it grows until that reader ends, and the log says so.
+//! an old snapshot longer than [`RESTART_TIMEOUT`]; then it grows until that reader ends, and the log says so.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -35,6 +35,8 @@ const BATCH_LEN_MAX: usize = 256;
 const PASSIVE_FRAMES: i32 = 8_000;
 /// Frames in the WAL at which the writer waits for a checkpoint that restarts it.
 const RESTART_FRAMES: i32 = 32_000;
+/// How long that one waits for readers, and all changes with it: longer than any but a copy of the whole database takes.
+const RESTART_TIMEOUT: Duration = Duration::from_millis(200);
 
 thread_local! {
     /// Frames in the WAL after this thread's last commit; SQLite's hook, a plain function, tells it here.
@@ -488,6 +490,12 @@ fn run_checkpoints(connection: &Connection, waiting: &Receiver<Checkpoint>) {
             false
         })
     };
+    let wait_for_others = |timeout: Duration| {
+        if let Err(error) = connection.busy_timeout(timeout) {
+            log::warn!("how long a checkpoint waits cannot be set: {error}");
+        }
+    };
+    wait_for_others(RESTART_TIMEOUT);
     while let Ok(request) = waiting.recv() {
         match request {
             Checkpoint::Passive => {
@@ -500,6 +508,7 @@ fn run_checkpoints(connection: &Connection, waiting: &Receiver<Checkpoint>) {
     }
     // The writer has closed. SQLite does this by itself only if the last connection that closes may write, and a
     // reader may outlive this one: whoever copies the file of a stopped server is to have all of it.
+    wait_for_others(super::BUSY_TIMEOUT);
     run("TRUNCATE");
 }
 
