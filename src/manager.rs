@@ -41,8 +41,8 @@ use crate::user::{SESSIONS_PER_USER_MAX, Tiers, UserId};
 
 /// Sessions that one call of [`SessionManager::revoke_app_sessions`] ends at most: some 10 ms of the writer's time.
 pub const APP_REVOKE_BATCH: usize = 500;
-/// Touches in one transaction: some 2 ms of the writer's time, so that a sign-in, or a check on the same core, does not
-/// wait long for it.
+/// Touches in one transaction: some 10 ms of the writer's time at a million sessions, so that a sign-in, or a check on the
+/// same core, does not wait long for it.
 const TOUCHES_PER_COMMIT: usize = 500;
 /// Why and by whom sessions are ended.
 #[derive(Debug, Clone)]

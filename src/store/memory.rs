@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use super::{
     Answer, AppList, AppPage, Authenticated, Authentication, BulkEnding, Committed, Creation,
     DEVICES_PER_USER_MAX, DataOutcome, DataPatch, EndRequest, EventBounds, EventList, EventPage, EventsFrom,
-    Hooks, IDEMPOTENCY_MILLIS, Idempotency, KeyRecord, NewSession, OVERDUE_PER_CREATION, Outcome, Owner,
-    REFUSED_LIST_LEN_MAX, REPORT_INTERVAL_MILLIS, Refused, Renewal, Renewed, Scope, SessionPatch,
-    SessionStore, StatusFilter, UserList, UserPage, UserPatch, UserRecord, VISITORS_MILLIS, cut_page,
+    Hooks, IDEMPOTENCY_MILLIS, Idempotency, KeyRecord, LOOKS_PER_EXPIRY, NewSession, OVERDUE_PER_CREATION,
+    Outcome, Owner, REFUSED_LIST_LEN_MAX, REPORT_INTERVAL_MILLIS, Refused, Renewal, Renewed, Scope,
+    SessionPatch, SessionStore, StatusFilter, UserList, UserPage, UserPatch, UserRecord, VISITORS_MILLIS,
+    cut_page,
 };
 use crate::clock::Timestamp;
 use crate::data::Data;
@@ -737,29 +738,34 @@ impl State {
     }
 
     fn expire(&mut self, now: Timestamp, limit: usize, committed: &mut Committed) -> usize {
-        let mut due: Vec<(Timestamp, SessionId)> = self
-            .sweeps
-            .iter()
-            .map(|(id, at)| (*at, *id))
-            .filter(|(at, _)| *at <= now)
-            .collect();
-        due.sort_unstable();
-        due.truncate(limit);
-        let is_full = due.len() == limit;
-        let looked_at = due.iter().map(|(_, id)| self.sessions[id].clone());
-        let (mut overdue, used): (Vec<_>, Vec<_>) =
-            looked_at.partition(|session| session.expires_at() <= now);
-        let moved = used.iter().map(|session| (session.id, session.expires_at()));
-        self.sweeps.extend(moved);
-        overdue.sort_by_key(|session| (session.expires_at(), session.id));
-        let count = if is_full { limit } else { overdue.len() };
         let request = EndRequest {
             now,
             reason: Reason::known(Reason::IDLE_TIMEOUT),
             by: EndedBy::Timeout,
         };
-        self.end_each(overdue, &request, committed);
-        count.max(self.erase_nonces(now, limit))
+        let (mut ended, mut may_be_more) = (0, true);
+        for _ in 0..LOOKS_PER_EXPIRY {
+            let wanted = limit - ended;
+            let mut due: Vec<(Timestamp, SessionId)> =
+                self.sweeps.iter().map(|(id, at)| (*at, *id)).collect();
+            due.retain(|(at, _)| *at <= now);
+            due.sort_unstable();
+            due.truncate(wanted);
+            may_be_more = due.len() == wanted;
+            let looked_at = due.iter().map(|(_, id)| self.sessions[id].clone());
+            let (mut overdue, used): (Vec<_>, Vec<_>) =
+                looked_at.partition(|session| session.expires_at() <= now);
+            let moved = used.iter().map(|session| (session.id, session.expires_at()));
+            self.sweeps.extend(moved);
+            overdue.sort_by_key(|session| (session.expires_at(), session.id));
+            ended += overdue.len();
+            self.end_each(overdue, &request, committed);
+            if ended == limit || !may_be_more {
+                break;
+            }
+        }
+        let erased = self.erase_nonces(now, limit);
+        if may_be_more { limit } else { ended.max(erased) }
     }
 
     /// Tells of one session what is due; answers whether anything was.
@@ -1069,10 +1075,11 @@ impl SessionStore for MemoryStore {
                 state.sessions.remove(&session.id);
                 state.visitors.remove(&session.id);
             }
+            let events_max = if old.len() < limit { limit } else { 0 };
             let events = state
                 .events
                 .iter()
-                .take(limit)
+                .take(events_max)
                 .take_while(|(recorded, _)| *recorded < before)
                 .count();
             state.events.drain(..events);

@@ -13,8 +13,8 @@ use crate::clock::Timestamp;
 use crate::event::{Event, EventKind, RecordedEvent};
 use crate::session::{AppName, EndedBy, Ending, KeyId, Reason, Session, SessionId, TooLong, Touch};
 use crate::store::{
-    BulkEnding, EndRequest, IDEMPOTENCY_MILLIS, KeyRecord, Outcome, Owner, Scope, SessionPatch, UserPatch,
-    UserRecord,
+    BulkEnding, EndRequest, IDEMPOTENCY_MILLIS, KeyRecord, LOOKS_PER_EXPIRY, Outcome, Owner, Scope,
+    SessionPatch, UserPatch, UserRecord,
 };
 use crate::user::{UserId, UserSettings};
 
@@ -323,37 +323,48 @@ pub(super) fn update_user(
 }
 
 /// Writes passed deadlines down. A session that was used since its moment to be looked at was set is given its deadline as
-/// the next one.
+/// the next one, and keeps no other from being found.
 pub(super) fn expire(batch: &mut Batch<'_>, now: Timestamp, limit: usize) -> rusqlite::Result<usize> {
-    let sql = format!(
-        "SELECT {SESSION_COLUMNS} FROM sessions WHERE ended_at IS NULL AND sweep_at <= ?1
-         ORDER BY sweep_at LIMIT ?2"
-    );
-    let looked_at = batch
-        .connection
-        .prepare_cached(&sql)?
-        .query_map(params![now, limit], rows::session)?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    let is_full = looked_at.len() == limit;
-    let (mut overdue, used): (Vec<_>, Vec<_>) = looked_at
-        .into_iter()
-        .partition(|session| session.expires_at() <= now);
-    for session in used {
-        batch
-            .connection
-            .prepare_cached("UPDATE sessions SET sweep_at = expires_at WHERE id = ?1")?
-            .execute([session.id])?;
-    }
-    overdue.sort_unstable_by_key(|session| (session.expires_at(), session.id));
     let request = EndRequest {
         now,
         reason: Reason::known(Reason::IDLE_TIMEOUT),
         by: EndedBy::Timeout,
     };
-    let count = if is_full { limit } else { overdue.len() };
-    end_each(batch, overdue, &request)?;
+    let (mut ended, mut may_be_more) = (0, true);
+    for _ in 0..LOOKS_PER_EXPIRY {
+        let wanted = limit - ended;
+        let looked_at = to_be_swept(batch.connection, now, wanted)?;
+        may_be_more = looked_at.len() == wanted;
+        let (mut overdue, used): (Vec<_>, Vec<_>) = looked_at
+            .into_iter()
+            .partition(|session| session.expires_at() <= now);
+        for session in used {
+            batch
+                .connection
+                .prepare_cached("UPDATE sessions SET sweep_at = expires_at WHERE id = ?1")?
+                .execute([session.id])?;
+        }
+        overdue.sort_unstable_by_key(|session| (session.expires_at(), session.id));
+        ended += overdue.len();
+        end_each(batch, overdue, &request)?;
+        if ended == limit || !may_be_more {
+            break;
+        }
+    }
     let erased = renewals::erase_nonces(batch, now, limit)?;
-    Ok(count.max(erased))
+    Ok(if may_be_more { limit } else { ended.max(erased) })
+}
+
+/// Sessions of which the moment to be looked at has come.
+fn to_be_swept(connection: &Connection, now: Timestamp, limit: usize) -> rusqlite::Result<Vec<Session>> {
+    let sql = format!(
+        "SELECT {SESSION_COLUMNS} FROM sessions WHERE ended_at IS NULL AND sweep_at <= ?1
+         ORDER BY sweep_at LIMIT ?2"
+    );
+    connection
+        .prepare_cached(&sql)?
+        .query_map(params![now, limit], rows::session)?
+        .collect()
 }
 
 pub(super) fn purge(
@@ -369,7 +380,9 @@ pub(super) fn purge(
                  (SELECT id FROM sessions WHERE ended_at IS NOT NULL AND ended_at < ?1 ORDER BY ended_at LIMIT ?2)",
         )?
         .execute(params![before, limit])?;
-    // From the oldest on, up to the first young one: whoever follows the numbers must be able to tell that some are gone.
+    // From the oldest on, up to the first young one: whoever follows the numbers must be able to tell that some are gone. Once
+    // no old session is left: no ending goes before the session that it is of.
+    let events_max = if sessions < limit { limit } else { 0 };
     let events = batch
         .connection
         .prepare_cached(
@@ -377,7 +390,7 @@ pub(super) fn purge(
              DELETE FROM events WHERE id IN (SELECT id FROM oldest)
                  AND id < coalesce((SELECT min(id) FROM oldest WHERE recorded_at >= ?1), 9223372036854775807)",
         )?
-        .execute(params![before, limit])?;
+        .execute(params![before, events_max])?;
     let calls = batch
         .connection
         .prepare_cached(

@@ -110,7 +110,7 @@ fn look_at(connection: &Connection) -> rusqlite::Result<Soundness> {
     })
 }
 
-/// What SQLite says of pages, indexes and references (<https://www.sqlite.org/pragma.html#pragma_integrity_check>).
+/// What SQLite says of pages and indexes (<https://www.sqlite.org/pragma.html#pragma_integrity_check>).
 fn broken_pages(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut statement = connection.prepare(&format!("PRAGMA integrity_check({SHOWN_MAX})"))?;
     let said = statement.query_map([], |row| row.get::<_, String>(0))?;

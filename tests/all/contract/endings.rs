@@ -25,6 +25,8 @@ over_both_stores!(
     credentials_changed_for_a_whole_app_counts_for_each_of_its_users,
     expired_ones_are_written_down_in_bounded_batches,
     session_that_was_used_meanwhile_is_written_down_at_its_later_deadline,
+    used_ones_do_not_keep_an_overdue_one_from_being_written_down,
+    purge_keeps_the_ending_of_every_session_that_is_left,
     purge_deletes_what_ended_before_and_no_more_than_asked,
 );
 
@@ -390,6 +392,50 @@ async fn session_that_was_used_meanwhile_is_written_down_at_its_later_deadline(f
     assert_eq!(how(&found(store, used).await), expired(DEADLINE + 50));
 }
 
+async fn used_ones_do_not_keep_an_overdue_one_from_being_written_down(f: Fixture) {
+    let store = &*f.store;
+    for secs in 0..6 {
+        let used = put(store, new_session("ada", at(secs))).await.id;
+        let uses = vec![touch(used, at(60))];
+        store.write_touches(uses, at(60)).await.expect("written");
+    }
+    let overdue = put(store, new_session("ada", at(6))).await.id;
+    store.expire(at(DEADLINE + 6), 2).await.expect("swept");
+    assert!(how(&found(store, overdue).await).is_some());
+}
+
+async fn purge_keeps_the_ending_of_every_session_that_is_left(f: Fixture) {
+    let store = &*f.store;
+    let mut ids = Vec::new();
+    for secs in 0..4 {
+        ids.push(put(store, new_session("ada", at(secs))).await.id);
+    }
+    // Told in the opposite order, and all at one moment.
+    for id in ids.iter().rev() {
+        end(store, *id, ending(at(10), Reason::LOGOUT, EndedBy::App)).await;
+    }
+    let mut rounds = 0;
+    loop {
+        let count = store.purge(at(20), 3, at(20)).await.expect("purged");
+        let told: Vec<_> = f
+            .told()
+            .into_iter()
+            .filter(|(kind, _)| kind == "session.revoked")
+            .collect();
+        for id in &ids {
+            let is_told = told.iter().any(|(_, of)| *of == Some(*id));
+            let is_there = store.find(*id).await.expect("the store works").is_some();
+            assert!(is_told || !is_there, "after {rounds} rounds");
+        }
+        if count < 3 {
+            break;
+        }
+        rounds += 1;
+        assert!(rounds < 9, "purging goes on for ever");
+    }
+    assert_eq!(f.events().len(), 0, "all of it is old");
+}
+
 async fn purge_deletes_what_ended_before_and_no_more_than_asked(f: Fixture) {
     let store = &*f.store;
     let mut ids = Vec::new();
@@ -405,8 +451,8 @@ async fn purge_deletes_what_ended_before_and_no_more_than_asked(f: Fixture) {
     assert_eq!(store.purge(at(0), 100, at(30)).await.expect("purged"), 0);
     assert_eq!(
         store.purge(at(13), 2, at(30)).await.expect("purged"),
-        4,
-        "two sessions and two events"
+        2,
+        "two sessions, and no event as long as there are more"
     );
     assert!(
         !is_there(ids[0]).await && !is_there(ids[1]).await,
