@@ -47,6 +47,8 @@ pub const IDEMPOTENCY_MILLIS: i64 = 24 * 60 * 60 * 1_000;
 pub const VISITORS_MILLIS: i64 = 60 * 60 * 1_000;
 /// Passed deadlines that a creation writes down, where they might be in its way: an app may have so many sessions.
 const OVERDUE_PER_CREATION: usize = 100;
+/// How often one expiry looks for sessions, while those it finds were only used: so many times its limit are looked at.
+const LOOKS_PER_EXPIRY: usize = 10;
 /// How soon after a use of a replaced token was told another one of the same session is not told, in milliseconds.
 pub const REPORT_INTERVAL_MILLIS: i64 = 60 * 1_000;
 /// Sessions that a refusal lists at most, for a person to choose from: as many as the longest page of a list.
@@ -743,8 +745,9 @@ pub trait SessionStore: Send + Sync {
     /// per sign-in. Answers how many sessions were looked at; one that was used since is looked at in vain.
     fn tell_expiring(&self, now: Timestamp, limit: usize) -> Answer<usize>;
 
-    /// Deletes up to `limit` sessions that ended, and as many events that were recorded, before `before`, and as many
-    /// calls that can no longer be repeated; answers how many rows went. Deliveries of webhooks go like events.
+    /// Deletes up to `limit` sessions that ended before `before`; once there are fewer, as many events that were recorded
+    /// before it, so that no ending goes before its session; and as many calls that can no longer be repeated. Answers how
+    /// many rows went. Deliveries of webhooks go by their age.
     fn purge(&self, before: Timestamp, limit: usize, now: Timestamp) -> Answer<usize>;
 
     /// Keeps an API key.
