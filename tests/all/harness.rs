@@ -379,6 +379,18 @@ impl Reply {
     }
 }
 
+/// Makes a database as the first version of the schema had it.
+pub fn make_first_version(path: &Path) {
+    let connection = rusqlite::Connection::open(path).expect("opened");
+    connection
+        .execute_batch(include_str!("../../src/store/sqlite/first_schema.sql"))
+        .expect("made");
+    connection
+        .pragma_update(None, "application_id", 0x7365_7373)
+        .expect("set");
+    connection.pragma_update(None, "user_version", 1).expect("set");
+}
+
 /// The server's database, opened for looking.
 pub fn open_database(path: &Path) -> rusqlite::Connection {
     rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)

@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use serde_json::json;
 use tempfile::{TempDir, tempdir};
 
-use crate::harness::{PATIENCE, eventually, open_database};
+use crate::harness::{PATIENCE, eventually, make_first_version, open_database};
 use crate::process::{Process, Served, create_key, names_in, run, sessiond};
 
 fn a_directory() -> TempDir {
@@ -579,15 +579,7 @@ fn dev_refuses_an_address_that_others_can_reach() {
 fn key_file_that_is_refused_leaves_an_older_database_as_it_is() {
     let dir = a_directory();
     let database = dir.path().join("s.db");
-    let older = Connection::open(&database).expect("opened");
-    older
-        .execute_batch(include_str!("../../src/store/sqlite/first_schema.sql"))
-        .expect("made");
-    older
-        .pragma_update(None, "application_id", 0x7365_7373)
-        .expect("set");
-    older.pragma_update(None, "user_version", 1).expect("set");
-    drop(older);
+    make_first_version(&database);
     std::fs::write(dir.path().join("s.db.key"), [7; 31]).expect("written");
     std::fs::set_permissions(
         dir.path().join("s.db.key"),

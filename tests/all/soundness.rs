@@ -7,6 +7,7 @@ use rusqlite::Connection;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::harness::make_first_version;
 use crate::process::{Finished, Served, create_key, run};
 
 const DATABASE: &str = "s.db";
@@ -122,15 +123,7 @@ async fn broken_pages_are_told_and_nothing_is_concluded_from_them() {
 #[test]
 fn database_of_an_older_version_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().expect("a directory");
-    let older = open(dir.path());
-    older
-        .execute_batch(include_str!("../../src/store/sqlite/first_schema.sql"))
-        .expect("made");
-    older
-        .pragma_update(None, "application_id", 0x7365_7373)
-        .expect("set");
-    older.pragma_update(None, "user_version", 1).expect("set");
-    drop(older);
+    make_first_version(&dir.path().join(DATABASE));
     check(dir.path()).failed(1, &["schema version 1", "when it starts"]);
     let version: i64 = open(dir.path())
         .pragma_query_value(None, "user_version", |row| row.get(0))
