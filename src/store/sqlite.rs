@@ -233,7 +233,7 @@ pub enum OpenError {
         source: r2d2::Error,
     },
     /// The file system refused.
-    #[error("cannot make the database {path}: {source}")]
+    #[error("cannot open the database {path} for writing: {source}")]
     File {
         /// The file.
         path: PathBuf,

@@ -618,7 +618,7 @@ fn cities() -> Vec<u8> {
 }
 
 /// A file that knows one network.
-fn countries(country: &str) -> Vec<u8> {
+pub fn countries(country: &str) -> Vec<u8> {
     let record = map([("country", map([("iso_code", text(country))]))]);
     mmdb("Test-Country", 6, &[("194.25.0.0/16", record)])
 }

@@ -40,6 +40,8 @@ mod edge;
 mod ending;
 mod event_pages;
 mod event_streams;
+#[cfg(target_os = "linux")]
+mod faults;
 mod following;
 mod house;
 mod idempotency;

@@ -35,6 +35,21 @@ pub fn example(name: &str) -> PathBuf {
     example
 }
 
+/// Builds a library that is loaded before the C library of a process (`LD_PRELOAD`), with what Rust links with.
+pub fn build_preloaded(dir: &Path, source: &str) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
+    let library = dir.join(source.with_extension("so").file_name().expect("a file"));
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-pthread", "-o"])
+        .arg(&library)
+        .arg(source)
+        .arg("-ldl")
+        .output()
+        .expect("a C compiler, as Rust needs one to link");
+    assert!(built.status.success() && built.stderr.is_empty(), "{built:?}");
+    library
+}
+
 /// Runs a command to its end.
 pub fn run<A: AsRef<OsStr>>(dir: &Path, arguments: impl IntoIterator<Item = A>) -> Finished {
     Process::spawn(sessiond(dir, arguments)).finish()

@@ -6,6 +6,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::process::build_preloaded;
+
 /// What the database is called in its directory.
 pub const DATABASE: &str = "s.db";
 pub const WAL: &str = "s.db-wal";
@@ -142,15 +144,7 @@ impl Recorder {
     pub fn build(dir: &Path) -> Self {
         // SQLite opens files by their path without links.
         let dir = dir.canonicalize().expect("a directory");
-        let library = dir.join("recorder.so");
-        let built = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-pthread", "-o"])
-            .arg(&library)
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/all/power/recorder.c"))
-            .arg("-ldl")
-            .output()
-            .expect("a C compiler, as Rust needs one to link");
-        assert!(built.status.success() && built.stderr.is_empty(), "{built:?}");
+        let library = build_preloaded(&dir, "tests/all/power/recorder.c");
         Self {
             library,
             database: dir.join(DATABASE),
