@@ -121,6 +121,9 @@ const CRATES_OF: &[(&str, &[&str])] = &[
     ("Instant", &["http", "store::sqlite::writer", "observer::webhook"]),
 ];
 
+/// Pages that say by which test a thing is shown.
+const PAGES_THAT_NAME_TESTS: &[&str] = &["docs/OPERATIONS.md"];
+
 // What the files are.
 
 fn root() -> &'static Path {
@@ -577,6 +580,57 @@ fn every_test_file_is_run() {
             "{name} is not in {}",
             declared_in.display()
         );
+    }
+}
+
+/// Every test of this binary, as `module::name`.
+fn tests_by_name() -> BTreeSet<String> {
+    let folder = root().join("tests/all");
+    let mut names = BTreeSet::new();
+    for path in files_in(&folder) {
+        if path.extension().is_none_or(|kind| kind != "rs") {
+            continue;
+        }
+        let module = path
+            .strip_prefix(&folder)
+            .expect("it is below")
+            .with_extension("");
+        let module = module.to_string_lossy().replace('/', "::");
+        let tokens = tokens(&std::fs::read_to_string(&path).expect("text"));
+        let marks: [&[&str]; 2] = [&["#", "[", "test", "]"], &["#", "[", "tokio", "::", "test"]];
+        for at in 0..tokens.len() {
+            if marks.iter().any(|mark| {
+                tokens[at..]
+                    .iter()
+                    .map(String::as_str)
+                    .take(mark.len())
+                    .eq(mark.iter().copied())
+            }) {
+                let name = tokens[at..].iter().skip_while(|token| *token != "fn").nth(1);
+                names.insert(format!("{module}::{}", name.expect("a function")));
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn tests_that_a_page_names_are_there() {
+    let tests = tests_by_name();
+    assert!(tests.len() > 500, "the tests are found");
+    let is_path = |text: &&str| {
+        let is_word = |part: &str| {
+            part.chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        };
+        text.contains("::") && text.split("::").all(is_word)
+    };
+    for page in PAGES_THAT_NAME_TESTS {
+        let text = std::fs::read_to_string(root().join(page)).expect("a page");
+        let named: Vec<&str> = text.split('`').skip(1).step_by(2).filter(is_path).collect();
+        assert!(!named.is_empty(), "{page} names tests");
+        let missing: Vec<&&str> = named.iter().filter(|name| !tests.contains(**name)).collect();
+        assert!(missing.is_empty(), "{page} names {missing:?}");
     }
 }
 
