@@ -10,6 +10,7 @@ mod events;
 mod operator;
 mod webhooks;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,11 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Flags};
 use crate::server::{Mode, Server, StartError};
 use crate::session::{AppName, NAME_CHARS_MAX};
+use crate::tls::Certificate;
 use operator::{Operator, OperatorError};
 
 /// A session server in one binary.
@@ -322,13 +325,18 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let database = config.database.path.display().to_string();
     let base_path = config.server.base_path.clone();
     // Before anything is opened: a signal during the start, too, ends the server in order.
-    let stop = stop_signal()?;
+    let (stop, hangup) = (stop_signal()?, signal(SignalKind::hangup())?);
     let server = Server::bind(config, Mode::Serve, Arc::new(Clock::system())).await?;
-    let address = server
-        .address()
-        .map(|address| address.to_string())
-        .unwrap_or_default();
-    log::info!("serving on http://{address}{base_path}/ with the database {database}");
+    let address = server.address().expect("a server that serves has an address");
+    let certificate = server.certificate().cloned();
+    let scheme = if certificate.is_some() { "https" } else { "http" };
+    log::info!("serving on {scheme}://{address}{base_path}/ with the database {database}");
+    if certificate.is_none() && !address.ip().to_canonical().is_loopback() {
+        log::warn!(
+            "{address} can be reached from other machines, and HTTP there shows tokens to whoever listens on the way: set \
+             [server] tls_certificate and tls_key, or put a proxy with TLS in front and let nobody else reach this port"
+        );
+    }
     let keys = server.manager().list_keys().await?;
     if !keys.iter().any(|key| key.revoked_at.is_none()) {
         log::warn!(
@@ -336,14 +344,46 @@ async fn serve(config: Config) -> Result<(), Failure> {
              sessiond keys create NAME --database {database}"
         );
     }
+    let stop = async {
+        tokio::select! {
+            () = stop => {}
+            never = reload_at(hangup, certificate) => match never {},
+        }
+    };
     server.run(stop).await?;
     log::info!("stopped; everything that was acknowledged is in the database");
     Ok(())
 }
 
+/// Reads the certificate again at each SIGHUP; to be called off. Without TLS the signal is there all the same: it would end
+/// the process.
+async fn reload_at(mut hangup: Signal, certificate: Option<Arc<Certificate>>) -> Infallible {
+    loop {
+        if hangup.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        let Some(certificate) = certificate.clone() else {
+            log::info!(
+                "SIGHUP: there is no certificate that could be read again; other changes need a restart"
+            );
+            continue;
+        };
+        // On a thread that may wait for a disk.
+        let reload = move || match certificate.reload() {
+            Ok(()) => log::info!(
+                "SIGHUP: new connections get what is in {}",
+                certificate.path().display()
+            ),
+            Err(error) => log::error!("SIGHUP: {error}. The certificate from before stays in use"),
+        };
+        if tokio::task::spawn_blocking(reload).await.is_err() {
+            log::error!("SIGHUP: reading the certificate failed, and the one from before stays in use");
+        }
+    }
+}
+
 /// Done when the process is asked to stop, by SIGTERM or SIGINT.
 fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
         tokio::select! {

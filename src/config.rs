@@ -77,6 +77,17 @@ pub struct ServerConfig {
     pub shutdown_grace_secs: u64,
     /// The file with the server's own key (none); without one it is beside the database, with `.key` added to its name.
     pub key_file: Option<PathBuf>,
+    /// What HTTPS is served with (nothing); without it HTTP is.
+    pub tls: Option<TlsConfig>,
+}
+
+/// `[server] tls_certificate` and `tls_key`: PEM files, which may be one and the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The server's certificate, followed by those of the authorities between it and one that clients know.
+    pub certificate: PathBuf,
+    /// The private key of that certificate.
+    pub key: PathBuf,
 }
 
 /// `[database]`: the SQLite file.

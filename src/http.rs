@@ -67,6 +67,8 @@ pub struct State {
     pub plane: Plane,
     /// Whether this is `sessiond dev`.
     pub is_dev: bool,
+    /// Whether this listener speaks TLS.
+    pub is_tls: bool,
     /// Where this server stands in the URL: "" or "/x".
     pub base_path: String,
     /// Proxies whose forwarding headers are believed.
@@ -121,6 +123,7 @@ impl State {
             webhooks,
             plane,
             is_dev,
+            is_tls: plane == Plane::Public && config.server.tls.is_some(),
             openapi: OnceLock::new(),
             base_path: config.server.base_path.clone(),
             trusted_proxies: config.server.trusted_proxies.clone(),
@@ -406,6 +409,10 @@ static ALWAYS: [(HeaderName, HeaderValue); 5] = [
     ),
 ];
 
+/// What every answer over TLS says besides: come by TLS only, for a year (RFC 6797). Of this host alone, as those below it are
+/// not this server's. Never by plain HTTP, where it would count for nothing (section 7.2): there it is the proxy's to say.
+const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
+
 fn finish(
     mut response: ServiceResponse<BoxBody>,
     id: RequestId,
@@ -416,6 +423,9 @@ fn finish(
     headers.insert(REQUEST_ID, id.0);
     for (name, value) in &ALWAYS {
         headers.insert(name.clone(), value.clone());
+    }
+    if state.is_tls {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
     }
     if !headers.contains_key(header::CACHE_CONTROL) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

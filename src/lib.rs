@@ -63,6 +63,8 @@ pub mod store;
 
 pub mod metrics;
 
+pub mod tls;
+
 pub mod http;
 
 pub mod server;

@@ -34,9 +34,10 @@ use crate::session::ServerKey;
 use crate::store::SessionStore;
 use crate::store::sqlite::{OpenError, SqliteOptions, SqliteStore};
 use crate::sweeper;
+use crate::tls::{Certificate, TlsError};
 use crate::webhook::Sealer;
 
-/// How long a client may take to send a request's head.
+/// How long a client may take to send a request's head, and before it for the handshake of TLS.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the other side of a connection may take nothing of what is sent to it (TCP_USER_TIMEOUT, tcp(7)).
 #[cfg(target_os = "linux")]
@@ -86,6 +87,9 @@ pub enum StartError {
     /// The key file cannot be used.
     #[error(transparent)]
     KeyFile(#[from] KeyFileError),
+    /// The certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The location file cannot be used.
     #[error(transparent)]
     Location(#[from] LocationError),
@@ -179,6 +183,7 @@ pub struct Server {
     manager: Arc<SessionManager>,
     webhooks: Arc<Webhooks>,
     listener: Option<(TcpListener, SocketAddr)>,
+    certificate: Option<Arc<Certificate>>,
     socket: OperatorSocket,
     lock: DatabaseLock,
 }
@@ -190,9 +195,13 @@ impl Server {
         let lock = DatabaseLock::take(&database)?;
         let locator = open_locator(&config)?;
         // The port before the database: a start that fails leaves nothing behind.
-        let listener = match mode {
-            Mode::Serve | Mode::Dev => Some(listen(config.server.listen)?),
-            Mode::OperatorOnly => None,
+        let (listener, certificate) = match mode {
+            Mode::Serve | Mode::Dev => {
+                let tls = config.server.tls.as_ref();
+                let certificate = tls.map(Certificate::load).transpose()?.map(Arc::new);
+                (Some(listen(config.server.listen)?), certificate)
+            }
+            Mode::OperatorOnly => (None, None),
         };
         // Looked at before the database, which a newer program would have migrated by then; made after it, as it may be
         // another program's.
@@ -252,6 +261,7 @@ impl Server {
             manager,
             webhooks,
             listener,
+            certificate,
             socket,
             lock,
         })
@@ -267,6 +277,11 @@ impl Server {
         self.listener.as_ref().map(|(_, address)| *address)
     }
 
+    /// What is served with, if that is HTTPS.
+    pub fn certificate(&self) -> Option<&Arc<Certificate>> {
+        self.certificate.as_ref()
+    }
+
     /// Serves until `stop` is done, then lets running requests end, writes what is pending and closes the database.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), StartError> {
         let Self {
@@ -275,6 +290,7 @@ impl Server {
             manager,
             webhooks,
             listener,
+            certificate,
             socket,
             lock,
         } = self;
@@ -285,7 +301,8 @@ impl Server {
         let public = match listener {
             Some((listener, _)) => {
                 let state = state(Plane::Public, mode == Mode::Dev);
-                Some(start_http(&config, Listener::Tcp(listener), state).map_err(StartError::Http)?)
+                let listener = Listener::Tcp(listener, certificate);
+                Some(start_http(&config, listener, state).map_err(StartError::Http)?)
             }
             None => None,
         };
@@ -369,7 +386,7 @@ fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> 
 }
 
 enum Listener {
-    Tcp(TcpListener),
+    Tcp(TcpListener, Option<Arc<Certificate>>),
     Unix(UnixListener),
 }
 
@@ -377,8 +394,8 @@ fn start_http(config: &Config, listener: Listener, state: State) -> io::Result<A
     let state = web::Data::new(state);
     let workers = match (&listener, config.server.workers) {
         (Listener::Unix(_), _) => 1,
-        (Listener::Tcp(_), 0) => std::thread::available_parallelism().map_or(1, usize::from),
-        (Listener::Tcp(_), workers) => workers,
+        (Listener::Tcp(..), 0) => std::thread::available_parallelism().map_or(1, usize::from),
+        (Listener::Tcp(..), workers) => workers,
     };
     let server = HttpServer::new(move || {
         let edge_state = state.clone();
@@ -391,6 +408,10 @@ fn start_http(config: &Config, listener: Listener, state: State) -> io::Result<A
     })
     .workers(workers)
     .max_connections(CONNECTIONS_PER_WORKER_MAX)
+    // As many handshakes as connections: one that somebody leaves open costs no more than an idle connection, and with
+    // fewer some hundreds of those would keep everybody else out.
+    .max_connection_rate(CONNECTIONS_PER_WORKER_MAX)
+    .tls_handshake_timeout(HEAD_TIMEOUT)
     .client_request_timeout(HEAD_TIMEOUT)
     .keep_alive(KEEP_ALIVE)
     .on_connect(|connection, _| bound_unread(connection))
@@ -401,7 +422,10 @@ fn start_http(config: &Config, listener: Listener, state: State) -> io::Result<A
     // Its own handling takes SIGINT for "at once"; whoever runs the server says when to stop.
     .disable_signals();
     let server = match listener {
-        Listener::Tcp(listener) => server.listen(listener)?,
+        Listener::Tcp(listener, None) => server.listen(listener)?,
+        Listener::Tcp(listener, Some(certificate)) => {
+            server.listen_rustls_0_23(listener, certificate.server_config())?
+        }
         Listener::Unix(listener) => server.listen_uds(listener)?,
     };
     Ok(server.run())
@@ -411,11 +435,20 @@ fn start_http(config: &Config, listener: Listener, state: State) -> io::Result<A
 /// wait for it for ever.
 fn bound_unread(connection: &dyn std::any::Any) {
     #[cfg(target_os = "linux")]
-    if let Some(connection) = connection.downcast_ref::<tokio::net::TcpStream>()
+    if let Some(connection) = tcp_of(connection)
         && let Err(error) = socket2::SockRef::from(connection).set_tcp_user_timeout(Some(UNREAD_TIMEOUT))
     {
         log::debug!("a connection has no bound for how long it may take nothing: {error}");
     }
+}
+
+/// The TCP below a connection, plain or by TLS; the operator socket has none.
+#[cfg(target_os = "linux")]
+fn tcp_of(connection: &dyn std::any::Any) -> Option<&tokio::net::TcpStream> {
+    use actix_tls::accept::rustls_0_23::TlsStream;
+    use tokio::net::TcpStream;
+    let by_tls = || Some(connection.downcast_ref::<TlsStream<TcpStream>>()?.get_ref().0);
+    connection.downcast_ref().or_else(by_tls)
 }
 
 /// An HTTP server under way.

@@ -31,6 +31,8 @@ pub(super) async fn run(common: &Common, listen: Option<SocketAddr>) -> Result<(
     if !config.server.listen.ip().is_loopback() {
         return Err(Failure::NotLoopback(config.server.listen));
     }
+    // Its address is this machine, and its cookie one for HTTP.
+    config.server.tls = None;
     let base_path = config.server.base_path.clone();
     for app in config.apps.values_mut() {
         app.cookie.profile = CookieProfile::Loopback;

@@ -14,6 +14,12 @@ impl Config {
         let mut text = Printer(String::new());
         text.section("server");
         text.key("listen", quoted(self.server.listen));
+        let tls = self.server.tls.as_ref();
+        text.optional_key(
+            "tls_certificate",
+            tls.map(|tls| quoted(tls.certificate.display())),
+        );
+        text.optional_key("tls_key", tls.map(|tls| quoted(tls.key.display())));
         text.key("base_path", quoted(&self.server.base_path));
         text.key("public_origins", list(&self.server.public_origins));
         text.key("trusted_proxies", list(&self.server.trusted_proxies));

@@ -5,9 +5,10 @@ use std::ops::RangeInclusive;
 
 use super::CookieProfile::{Host, Loopback, Shared};
 use super::layers::{KeyPath, Layers, key_path};
+use super::section::Section;
 use super::{
     AppConfig, CacheConfig, Config, CookieConfig, DatabaseConfig, LocationConfig, OpsConfig, ServerConfig,
-    SessionsConfig, WebhookConfig, WebhooksConfig, texts,
+    SessionsConfig, TlsConfig, WebhookConfig, WebhooksConfig, texts,
 };
 use crate::event::EventKind;
 use crate::session::{AppName, OnLimit, OnTokenReuse};
@@ -62,6 +63,7 @@ impl Config {
             workers: section.number("workers", WORKERS),
             shutdown_grace_secs: section.number("shutdown_grace_secs", SHUTDOWN_GRACE_SECS),
             key_file: section.optional_text("key_file", texts::PATH_RULE, texts::path),
+            tls: read_tls(&mut section),
         };
         let mut section = layers.section(&["database"]);
         let database = DatabaseConfig {
@@ -109,6 +111,21 @@ impl Config {
             webhooks,
         }
     }
+}
+
+/// One without the other is a mistake: whoever gave it means to serve HTTPS.
+fn read_tls(section: &mut Section<'_>) -> Option<TlsConfig> {
+    const KEYS: [&str; 2] = ["tls_certificate", "tls_key"];
+    let (given, missing) = match KEYS.map(|key| section.optional_text(key, texts::PATH_RULE, texts::path)) {
+        [Some(certificate), Some(key)] => return Some(TlsConfig { certificate, key }),
+        [None, None] => return None,
+        [Some(_), None] => (KEYS[0], KEYS[1]),
+        [None, Some(_)] => (KEYS[1], KEYS[0]),
+    };
+    let (path, other) = (section.path(given), section.path(missing));
+    let message = format!("must be given together with {missing}");
+    section.layers.contradiction(&path, &[&other], message);
+    None
 }
 
 fn read_tiers(layers: &mut Layers) -> Tiers {

@@ -95,6 +95,8 @@ const EVERYTHING: &str = r#"
     workers = 3
     shutdown_grace_secs = 4
     key_file = "/keys/\"a\".key"
+    tls_certificate = "/tls/\"a\".pem"
+    tls_key = "/tls/a.key"
     [database]
     path = "/a \"b\"\\c/ä.db"
     read_pool = 5
@@ -1006,6 +1008,7 @@ fn optional_keys_of_the_annotated_file_are_accepted() {
     let config = load(&annotated_with_optional_keys());
     let default = &config.apps[&AppName::default_app()];
     assert!(config.location.database.is_some() && config.server.key_file.is_some());
+    assert!(config.server.tls.is_some());
     assert!(default.sign_in_url.is_some() && default.reauthenticate_within_secs.is_some());
     assert_eq!(default.cookie.domain.as_deref(), Some("example.com"));
 }

@@ -38,7 +38,7 @@ pub fn config_in(dir: &Path) -> Config {
 
 /// A running server.
 pub struct TestServer {
-    /// `http://127.0.0.1:PORT` and the base path.
+    /// `http://127.0.0.1:PORT` and the base path; with TLS https, which the client here does not speak.
     pub base: String,
     pub manager: Arc<SessionManager>,
     pub clock: Arc<Clock>,
@@ -100,8 +100,13 @@ impl TestServer {
             .create_key(&AppName::default_app(), "test")
             .await
             .expect("a key");
+        let scheme = if config.server.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
         Self {
-            base: format!("http://{address}{}", config.server.base_path),
+            base: format!("{scheme}://{address}{}", config.server.base_path),
             manager,
             clock,
             config,

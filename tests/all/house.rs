@@ -56,6 +56,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("http::dev", &["sweeper"]),
     // It looks at the file itself, beside whoever has it open.
     ("cli::check", &["store::sqlite"]),
+    ("tls", &["config"]),
     (
         "server",
         &[
@@ -70,6 +71,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "enrich",
             "store",
             "sweeper",
+            "tls",
             "http",
             "metrics",
             "observer",
@@ -79,7 +81,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     (
         "cli",
-        &["config", "manager", "server", "error", "session", "user", "clock"],
+        &[
+            "config", "manager", "server", "tls", "error", "session", "user", "clock",
+        ],
     ),
     // The sample people live through days: they come and go through the manager, and the regular work is done meanwhile.
     ("cli::dev", &["store", "sweeper"]),
@@ -104,7 +108,8 @@ const CRATES_OF: &[(&str, &[&str])] = &[
     ("socket2", &["server"]),
     ("hyper", &["observer::webhook::client", "webhook"]),
     ("hyper_util", &["observer::webhook::client"]),
-    ("rustls", &["observer::webhook::client"]),
+    ("rustls", &["observer::webhook::client", "tls"]),
+    ("actix_tls", &["server"]),
     ("toml", &["config"]),
     ("lru", &["cache", "enrich"]),
     ("hmac", &["session", "webhook"]),

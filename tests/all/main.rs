@@ -61,6 +61,7 @@ mod self_plane;
 mod session_data;
 mod soundness;
 mod telling;
+mod tls;
 mod token_plane;
 mod token_races;
 mod tokens;

@@ -198,7 +198,7 @@ impl Lines {
 /// A running `serve` or `dev`, and a client for it.
 pub struct Served {
     pub process: Process,
-    /// `http://127.0.0.1:PORT`
+    /// `http://127.0.0.1:PORT`; with TLS https, which the client here does not speak
     pub base: String,
     pub client: Client,
 }
@@ -224,14 +224,19 @@ impl Served {
         let line = if is_dev {
             process.stdout.until("Dashboard")
         } else {
-            process.stderr.until("serving on http://")
+            process.stderr.until("serving on http")
         };
-        let (_, rest) = line.split_once("http://").expect("an address");
+        let scheme = if line.contains("https://") {
+            "https"
+        } else {
+            "http"
+        };
+        let (_, rest) = line.split_once("://").expect("an address");
         let (host, _) = rest.split_once('/').expect("an address and a path");
         let (_, port) = host.rsplit_once(':').expect("a port");
         Self {
             process,
-            base: format!("http://127.0.0.1:{port}"),
+            base: format!("{scheme}://127.0.0.1:{port}"),
             client: Client::builder()
                 .no_proxy()
                 .timeout(PATIENCE)
@@ -242,7 +247,7 @@ impl Served {
 
     /// Where it listens, as `std::net` takes it.
     pub fn address(&self) -> &str {
-        self.base.trim_start_matches("http://")
+        self.base.split("://").nth(1).expect("a URL")
     }
 
     /// Asks it to stop and waits until it has; its exit code must be 0.

@@ -19,7 +19,7 @@ pub struct RawAnswer {
     pub body: String,
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 
@@ -43,7 +43,8 @@ impl Wire {
         Self::over(UnixStream::connect(path).await.expect("a connection"))
     }
 
-    fn over(stream: impl Stream + 'static) -> Self {
+    /// Over a connection that is there, also one by TLS.
+    pub fn over(stream: impl Stream + 'static) -> Self {
         Self {
             stream: Box::new(stream),
             rest: Vec::new(),
@@ -98,6 +99,27 @@ impl Wire {
             body: String::from_utf8(bytes[head_len..].to_vec()).expect("text"),
             head,
         })
+    }
+
+    /// Reads on until this has come.
+    pub async fn until(&mut self, part: &str) {
+        let mut bytes = std::mem::take(&mut self.rest);
+        let read = async {
+            while !bytes.windows(part.len()).any(|some| some == part.as_bytes()) {
+                assert!(self.read_more(&mut bytes).await, "it ended before {part:?}");
+            }
+        };
+        let read = tokio::time::timeout(PATIENCE, read).await;
+        read.expect("it comes");
+    }
+
+    /// Everything that comes until the server hangs up.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.rest);
+        let read = async { while self.read_more(&mut bytes).await {} };
+        let read = tokio::time::timeout(PATIENCE, read).await;
+        read.expect("the server hangs up");
+        bytes
     }
 
     async fn read_more(&mut self, bytes: &mut Vec<u8>) -> bool {
