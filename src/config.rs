@@ -146,6 +146,8 @@ pub struct AppConfig {
     pub hosts: Vec<String>,
     /// Where a person signs in (none): an http or https URL, or a path that begins with a single slash.
     pub sign_in_url: Option<String>,
+    /// The assurance level that its timeouts keep to (none). They hold it already: this is only what was asked for.
+    pub preset: Option<Preset>,
     /// Longest pause between uses, in seconds (7 days).
     pub idle_timeout_secs: u64,
     /// Longest life since the last sign-in, in seconds (30 days).
@@ -177,6 +179,50 @@ pub struct AppConfig {
     pub client_sessions_max: u32,
     /// The cookie.
     pub cookie: CookieConfig,
+}
+
+/// An authenticator assurance level: how long a session may live before its user signs in again, by NIST SP 800-63B-4,
+/// sections 2.1.3, 2.2.3 and 2.3.3 (<https://pages.nist.gov/800-63-4/sp800-63b.html>).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preset {
+    /// 30 days, however long the pauses.
+    Aal1,
+    /// 24 hours, and an hour between two uses.
+    Aal2,
+    /// 12 hours, and 15 minutes between two uses.
+    Aal3,
+}
+
+impl Preset {
+    /// All of them, weakest first.
+    pub const ALL: [Self; 3] = [Self::Aal1, Self::Aal2, Self::Aal3];
+
+    /// The name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Aal1 => "aal1",
+            Self::Aal2 => "aal2",
+            Self::Aal3 => "aal3",
+        }
+    }
+
+    /// Longest pause between uses, in seconds. A level that bounds none has that of the whole life.
+    pub fn idle_timeout_secs(self) -> u64 {
+        match self {
+            Self::Aal1 => self.absolute_timeout_secs(),
+            Self::Aal2 => 60 * 60,
+            Self::Aal3 => 15 * 60,
+        }
+    }
+
+    /// Longest life since the last sign-in, in seconds.
+    pub fn absolute_timeout_secs(self) -> u64 {
+        match self {
+            Self::Aal1 => 30 * 24 * 60 * 60,
+            Self::Aal2 => 24 * 60 * 60,
+            Self::Aal3 => 12 * 60 * 60,
+        }
+    }
 }
 
 /// `[apps.NAME.cookie]`: the cookie of one app.

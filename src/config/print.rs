@@ -92,6 +92,7 @@ impl Printer {
         self.key("hosts", list(&app.hosts));
         let sign_in_url = app.sign_in_url.as_deref().map(texts::without_userinfo);
         self.optional_key("sign_in_url", sign_in_url.map(quoted));
+        self.optional_key("preset", app.preset.map(|preset| quoted(preset.as_str())));
         self.key("idle_timeout_secs", app.idle_timeout_secs);
         self.key("absolute_timeout_secs", app.absolute_timeout_secs);
         self.key("remember_idle_timeout_secs", app.remember_idle_timeout_secs);

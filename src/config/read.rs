@@ -7,8 +7,8 @@ use super::CookieProfile::{Host, Loopback, Shared};
 use super::layers::{KeyPath, Layers, key_path};
 use super::section::Section;
 use super::{
-    AppConfig, CacheConfig, Config, CookieConfig, DatabaseConfig, LocationConfig, OpsConfig, ServerConfig,
-    SessionsConfig, TlsConfig, WebhookConfig, WebhooksConfig, texts,
+    AppConfig, CacheConfig, Config, CookieConfig, DatabaseConfig, LocationConfig, OpsConfig, Preset,
+    ServerConfig, SessionsConfig, TlsConfig, WebhookConfig, WebhooksConfig, texts,
 };
 use crate::event::EventKind;
 use crate::session::{AppName, OnLimit, OnTokenReuse};
@@ -184,9 +184,12 @@ fn read_app(layers: &mut Layers, name: &str) -> AppConfig {
         domain: section.optional_text("domain", texts::DOMAIN_RULE, texts::domain),
     };
     let mut section = layers.section_like(&["apps", name], &["apps", "default"]);
-    let app = AppConfig {
+    let mut app = AppConfig {
         hosts: section.list("hosts", texts::HOST_RULE, texts::host),
         sign_in_url: section.optional_text("sign_in_url", texts::URL_RULE, texts::url),
+        preset: section.optional_text("preset", "must be \"aal1\", \"aal2\" or \"aal3\"", |text| {
+            Preset::ALL.into_iter().find(|preset| preset.as_str() == text)
+        }),
         idle_timeout_secs: section.number("idle_timeout_secs", TIMEOUT_SECS),
         absolute_timeout_secs: section.number("absolute_timeout_secs", TIMEOUT_SECS),
         remember_idle_timeout_secs: section.number("remember_idle_timeout_secs", TIMEOUT_SECS),
@@ -208,6 +211,7 @@ fn read_app(layers: &mut Layers, name: &str) -> AppConfig {
         cookie,
     };
     let anonymous_default = section.default_number("anonymous_idle_timeout_secs");
+    apply_preset(layers, name, &mut app);
     for (prefix, timeouts) in [("", app.timeouts()), ("remember_", app.remember_timeouts())] {
         let key = |which| format!("{prefix}{which}_timeout_secs");
         let (idle, absolute) = (timeouts.idle_millis / 1000, timeouts.absolute_millis / 1000);
@@ -219,6 +223,37 @@ fn read_app(layers: &mut Layers, name: &str) -> AppConfig {
     }
     check_anonymous_timeout(layers, name, &app, anonymous_default);
     app
+}
+
+/// A preset gives the timeouts that the app's section leaves out, also those of sign-ins that ask to be remembered: being
+/// remembered is no reason to be trusted for longer than the level allows. What the section gives may only be shorter.
+fn apply_preset(layers: &mut Layers, name: &str, app: &mut AppConfig) {
+    let Some(preset) = app.preset else { return };
+    let pairs = [
+        ("", &mut app.absolute_timeout_secs, &mut app.idle_timeout_secs),
+        (
+            "remember_",
+            &mut app.remember_absolute_timeout_secs,
+            &mut app.remember_idle_timeout_secs,
+        ),
+    ];
+    for (prefix, absolute, idle) in pairs {
+        let mut apply = |which: &str, value: &mut u64, most: u64, unless_given: u64| {
+            let key = format!("{prefix}{which}_timeout_secs");
+            if !layers.section(&["apps", name]).is_given(&key) {
+                *value = unless_given;
+            } else if *value > most {
+                let level = preset.as_str();
+                let message = format!("must be at most {most}, as preset {level:?} allows, not {value}");
+                layers.contradiction(&app_key(name, &[&key]), &[&app_key(name, &["preset"])], message);
+                *value = most; // told; nothing else follows from it
+            }
+        };
+        let (longest, pause) = (preset.absolute_timeout_secs(), preset.idle_timeout_secs());
+        apply("absolute", absolute, longest, longest);
+        // A life that was shortened cuts the pause that nobody gave.
+        apply("idle", idle, pause, pause.min(*absolute));
+    }
 }
 
 /// An app with a short absolute timeout need not know of the built-in pause of visitors, which that timeout cuts; one of

@@ -148,6 +148,12 @@ impl Section<'_> {
         good
     }
 
+    /// Whether a person gave this key, whatever it says.
+    pub(super) fn is_given(&self, key: &str) -> bool {
+        let entries = self.layers.entries.get(&self.path(key));
+        entries.is_some_and(|entries| entries.iter().any(|entry| entry.source != Source::Defaults))
+    }
+
     /// The number that the defaults give.
     pub(super) fn default_number(&self, key: &str) -> Option<i64> {
         let entries = self.layers.entries.get(&self.default_path(key))?;

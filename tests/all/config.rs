@@ -75,11 +75,16 @@ fn annotated_with_optional_keys() -> String {
         Some(rest) if !rest.is_empty() && !rest.starts_with(' ') => rest,
         _ => line,
     });
-    // A domain is for shared cookies only.
+    // A domain is for shared cookies only; with a preset timeouts can only be shorter.
     lines
         .collect::<Vec<_>>()
         .join("\n")
         .replace("profile = \"host\"", "profile = \"shared\"")
+        .replace("preset = \"aal2\"", "preset = \"aal1\"")
+        .replace(
+            "remember_absolute_timeout_secs = 7_776_000",
+            "remember_absolute_timeout_secs = 2_592_000",
+        )
 }
 
 /// A secret of a webhook, as the annotated file and the one below have it.
@@ -131,6 +136,7 @@ const EVERYTHING: &str = r#"
     [apps.shop]
     hosts = ["shop.example.com", "[::1]"]
     sign_in_url = "https://shop.example.com/sign-in?a=b"
+    preset = "aal3"
     idle_timeout_secs = 130
     absolute_timeout_secs = 140
     remember_idle_timeout_secs = 150
@@ -807,6 +813,82 @@ fn idle_timeouts_longer_than_their_absolute_ones_are_refused() {
     );
 }
 
+/// All four timeouts of an app in seconds: idle and absolute, then those of who asks to be remembered.
+fn timeouts_secs(config: &Config, name: &str) -> [i64; 4] {
+    let app = &config.apps[&app(name)];
+    let (plain, remembered) = (app.timeouts(), app.remember_timeouts());
+    let millis = [
+        plain.idle_millis,
+        plain.absolute_millis,
+        remembered.idle_millis,
+        remembered.absolute_millis,
+    ];
+    millis.map(|millis| millis / 1_000)
+}
+
+#[test]
+fn preset_sets_the_timeouts_of_its_level_also_for_who_is_remembered() {
+    let (hour, day) = (3_600, 86_400);
+    for (preset, idle, absolute) in [
+        ("aal1", 30 * day, 30 * day),
+        ("aal2", hour, day),
+        ("aal3", 900, 12 * hour),
+    ] {
+        for name in ["default", "shop"] {
+            let config = load(&format!("[apps.{name}]\npreset = {preset:?}"));
+            assert_eq!(
+                timeouts_secs(&config, name),
+                [idle, absolute, idle, absolute],
+                "{preset}"
+            );
+            assert_eq!(
+                config.sessions.touch_interval_secs, 60,
+                "which is good for each level"
+            );
+        }
+    }
+    assert_told(
+        "[apps.default]\npreset = \"aal4\"",
+        "must be \"aal1\", \"aal2\" or \"aal3\"",
+    );
+}
+
+#[test]
+fn preset_of_one_app_is_no_other_app_s() {
+    let config = load("[apps.default]\npreset = \"aal3\"\n[apps.shop]");
+    assert_eq!(
+        timeouts_secs(&config, "shop"),
+        timeouts_secs(&defaults(), "default")
+    );
+}
+
+#[test]
+fn timeouts_given_beside_a_preset_shorten_it_and_cut_the_pauses_that_are_not_given() {
+    let config =
+        load("[apps.shop]\npreset = \"aal1\"\nabsolute_timeout_secs = 1000\nremember_idle_timeout_secs = 70");
+    assert_eq!(timeouts_secs(&config, "shop"), [1_000, 1_000, 70, 2_592_000]);
+    let variables = [
+        ("SESSIOND_APPS__DEFAULT__PRESET", "aal2"),
+        ("SESSIOND_APPS__DEFAULT__IDLE_TIMEOUT_SECS", "600"),
+    ];
+    let config = load_with(&variables);
+    assert_eq!(timeouts_secs(&config, "default"), [600, 86_400, 3_600, 86_400]);
+}
+
+#[test]
+fn timeout_longer_than_the_preset_allows_is_told_with_both() {
+    assert_eq!(
+        mistakes(
+            "[apps.shop]\npreset = \"aal2\"\nidle_timeout_secs = 3601\nremember_absolute_timeout_secs = 604_800"
+        ),
+        [
+            "config.toml:3: [apps.shop] idle_timeout_secs: must be at most 3600, as preset \"aal2\" allows, not 3601",
+            "config.toml:4: [apps.shop] remember_absolute_timeout_secs: must be at most 86400, as preset \"aal2\" \
+             allows, not 604800",
+        ]
+    );
+}
+
 #[test]
 fn only_a_pause_of_ones_own_for_visitors_can_contradict_the_absolute_timeout() {
     for app in ["default", "shop"] {
@@ -990,6 +1072,7 @@ fn printed_configuration_reads_back_equal() {
         EVERYTHING,
         &annotated_with_optional_keys(),
         "apps.default.idle_timeout_secs = 20",
+        "apps.default.preset = \"aal2\"",
         "apps.default = { idle_timeout_secs = 20, absolute_timeout_secs = 20 }",
     ] {
         let config = load(text);
