@@ -33,7 +33,7 @@ CREATE TABLE sessions (
     is_bot              INTEGER,           -- NULL: nothing is known about the device
     city                TEXT,
     country             TEXT,              -- ISO 3166-1 alpha-2
-    ip_address          TEXT,              -- the first one seen
+    ip_address          TEXT,              -- the first one seen, as far as addresses are kept
     last_ip_address     TEXT,              -- the latest, if it is another
     created_at          INTEGER NOT NULL,
     signed_in_at        INTEGER NOT NULL,  -- last authentication, else creation: limits and lists order by it
@@ -48,7 +48,8 @@ CREATE TABLE sessions (
     auth                TEXT,              -- JSON object about the sign-in, bounded
     identities          TEXT,              -- JSON object: named identities beside the root one
     data_version        INTEGER NOT NULL DEFAULT 0,
-    started_from        TEXT,              -- the network of a visitor who started it alone; NULL: a backend did
+    started_from        TEXT,              -- the network of a visitor who started it alone, or, where addresses are not
+                                           -- kept whole, a fingerprint of it; NULL: a backend did
     expiring_notice     INTEGER CHECK (expiring_notice > 0), -- how long before a deadline that is told; NULL: never
     notice_at           INTEGER,           -- when to look next whether that is to be told; NULL: nothing to tell. Uses do
                                            -- not move it. absolute_expires_at - expiring_notice once nothing else is left

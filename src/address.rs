@@ -1,4 +1,5 @@
-//! Which addresses are somebody's in particular: whose place can be told, and where a webhook may lead.
+//! Which addresses are somebody's in particular: whose place can be told, and where a webhook may lead. And how much of
+//! people's addresses is kept.
 //!
 //! By the special-purpose registries of IANA, for
 //! [IPv4](https://www.iana.org/assignments/iana-ipv4-special-registry) and
@@ -33,12 +34,15 @@ const NOT_PUBLIC_V4: [Ipv4Net; 15] = [
 /// link-local, multicast, NAT64 and the IPv4-compatible addresses.
 const GLOBAL_UNICAST_V6: Ipv6Net = v6([0x2000, 0], 3);
 
+/// 6to4: addresses with an IPv4 address in them.
+const SIX_TO_FOUR: Ipv6Net = v6([0x2002, 0], 16);
+
 /// What in that block is nobody's in particular.
 const NOT_PUBLIC_V6: [Ipv6Net; 4] = [
     v6([0x2001, 0], 23),     // IETF protocol assignments: Teredo, benchmarks, ORCHID
     v6([0x2001, 0xdb8], 32), // documentation
-    v6([0x2002, 0], 16),     // 6to4
-    v6([0x3fff, 0], 20),     // documentation
+    SIX_TO_FOUR,
+    v6([0x3fff, 0], 20), // documentation
 ];
 
 const fn v4([a, b, c, d]: [u8; 4], prefix_len: u8) -> Ipv4Net {
@@ -47,6 +51,58 @@ const fn v4([a, b, c, d]: [u8; 4], prefix_len: u8) -> Ipv4Net {
 
 const fn v6([a, b]: [u16; 2], prefix_len: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0), prefix_len)
+}
+
+/// How much of people's addresses is kept: stored, cached, told in events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpPrivacy {
+    /// All of it.
+    Full,
+    /// The network: of IPv4 the first 24 bits, which 256 addresses share; of IPv6 the first 48, which a site has (RFC 6177).
+    Truncate,
+    /// Nothing.
+    None,
+}
+
+impl IpPrivacy {
+    /// All of them, with the names they have in the configuration.
+    pub const NAMES: [(Self, &'static str); 3] = [
+        (Self::Full, "full"),
+        (Self::Truncate, "truncate"),
+        (Self::None, "none"),
+    ];
+
+    /// The name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        let name = Self::NAMES.iter().find(|(known, _)| *known == self);
+        name.map_or("", |(_, name)| name)
+    }
+
+    /// The rule with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        let known = Self::NAMES.iter().find(|(_, known)| *known == name);
+        known.map(|(rule, _)| *rule)
+    }
+
+    /// What is kept of an address; of what that leaves the same.
+    pub fn kept(self, address: IpAddr) -> Option<IpAddr> {
+        match self {
+            Self::Full => Some(address),
+            Self::Truncate => Some(network(address.to_canonical())),
+            Self::None => None,
+        }
+    }
+}
+
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => (v4 & Ipv4Addr::new(255, 255, 255, 0)).into(),
+        IpAddr::V6(v6) => {
+            // A 6to4 site's 48 bits contain its whole IPv4 address (RFC 3056): of that, too, the last 8 go.
+            let prefix_len = if SIX_TO_FOUR.contains(&v6) { 40 } else { 48 };
+            Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << (128 - prefix_len))).into()
+        }
+    }
 }
 
 /// Whether somebody somewhere may have this address; an IPv4-mapped IPv6 address is the IPv4 address.
@@ -104,6 +160,30 @@ mod tests {
             "ff02::1",
         ] {
             assert!(!is_public(address.parse().expect(address)), "{address}");
+        }
+    }
+
+    #[test]
+    fn of_an_address_the_network_is_kept_or_all_or_nothing() {
+        for (address, network) in [
+            ("203.0.113.7", "203.0.113.0"),
+            ("203.0.113.0", "203.0.113.0"),
+            ("::ffff:203.0.113.7", "203.0.113.0"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1::"),
+            ("2001:db8:ffff:ffff::1", "2001:db8:ffff::"),
+            ("2002:cb00:7107:1::2", "2002:cb00:7100::"),
+            ("::1", "::"),
+        ] {
+            let address: IpAddr = address.parse().expect(address);
+            let kept = IpPrivacy::Truncate.kept(address).expect("a network");
+            assert_eq!(kept.to_string(), network, "{address}");
+            assert_eq!(
+                IpPrivacy::Truncate.kept(kept),
+                Some(kept),
+                "cut again it is the same"
+            );
+            assert_eq!(IpPrivacy::Full.kept(address), Some(address));
+            assert_eq!(IpPrivacy::None.kept(address), None);
         }
     }
 

@@ -29,6 +29,7 @@ use ipnet::IpNet;
 use self::layers::{Layers, key_path};
 use self::mistake::shown_key;
 pub use self::mistake::{ConfigError, Mistake, Source};
+use crate::address::IpPrivacy;
 use crate::event::EventKind;
 use crate::session::{AppName, OnLimit, OnTokenReuse, Timeouts};
 use crate::user::Tiers;
@@ -120,6 +121,8 @@ pub struct SessionsConfig {
     pub flush_interval_ms: u64,
     /// How long ended sessions and events are kept, in seconds (30 days).
     pub retention_secs: u64,
+    /// How much of people's addresses is kept (`full`).
+    pub ip_privacy: IpPrivacy,
 }
 
 /// `[location]`: places of addresses.

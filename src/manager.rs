@@ -18,6 +18,7 @@ pub use self::refusals::RefusedCaller;
 use self::refusals::RefusedRevocations;
 pub use self::sign_ins::{RepeatableCall, SignIn, SignedIn};
 
+use crate::address::IpPrivacy;
 use crate::cache::SessionCache;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{AppConfig, Config};
@@ -29,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::observer::{Bells, Feed};
 use crate::session::{
     AUTH_LEN_MAX, ApiKey, AppName, EndedBy, KeyId, NAME_CHARS_MAX, Reason, Secret, SecretHash, ServerKey,
-    Session, SessionId, Touch, is_clean_text, is_identity_key,
+    Session, SessionId, Touch, is_clean_text, is_identity_key, network_of,
 };
 use crate::store::{
     AppList, AppPage, BulkEnding, Committed, Cursor, DataOutcome, DataPatch, EndRequest, Hooks, KeyRecord,
@@ -154,6 +155,7 @@ pub struct SessionManager {
     apps: BTreeMap<AppName, AppConfig>,
     touch_interval_millis: i64,
     retention_millis: i64,
+    ip_privacy: IpPrivacy,
 }
 
 impl SessionManager {
@@ -196,6 +198,7 @@ impl SessionManager {
             apps: config.apps.clone(),
             touch_interval_millis: millis(config.sessions.touch_interval_secs),
             retention_millis: millis(config.sessions.retention_secs),
+            ip_privacy: config.sessions.ip_privacy,
         })
     }
 
@@ -233,6 +236,22 @@ impl SessionManager {
         format!("is not a configured tier; those are {}", names.join(", "))
     }
 
+    /// What is kept of an address. Everything that is recorded comes by here.
+    fn kept(&self, address: Option<IpAddr>) -> Option<IpAddr> {
+        address.and_then(|address| self.ip_privacy.kept(address))
+    }
+
+    /// What visitors from an address are counted under. Where addresses are not kept whole a fingerprint of it: a network
+    /// that is cut further would have its neighbours pay for it.
+    fn visitors_network(&self, address: Option<IpAddr>) -> String {
+        let network = network_of(address);
+        match self.ip_privacy {
+            IpPrivacy::Full => network,
+            IpPrivacy::Truncate | IpPrivacy::None => self.key.network_print(&network),
+        }
+    }
+
+    /// Of the whole address, in memory: the place is coarser than what is kept.
     fn locate(&self, address: Option<IpAddr>) -> Option<crate::session::Place> {
         self.locator.as_ref()?.locate(address?)
     }

@@ -152,7 +152,7 @@ pub struct ClientId {
 /// Where a visitor comes from who starts a session by themselves, and how many of those there may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Visitor {
-    /// The network; see [`crate::session::network_of`].
+    /// The network, see [`crate::session::network_of`], or a fingerprint of it.
     pub network: String,
     /// Most new ones from it within [`VISITORS_MILLIS`].
     pub per_hour: u32,
@@ -274,7 +274,8 @@ impl Authentication {
             session.user_agent = Some(user_agent.clone());
             session.device.clone_from(device);
         }
-        if session.ip_address.is_none() {
+        // Of the first address, or, where none is kept, of the latest sign-in that tells one.
+        if session.ip_address.is_none() && self.place.is_some() {
             session.place.clone_from(&self.place);
         }
         session.record_use(self.now, self.ip_address);

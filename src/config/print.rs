@@ -40,6 +40,7 @@ impl Config {
         text.key("touch_interval_secs", self.sessions.touch_interval_secs);
         text.key("flush_interval_ms", self.sessions.flush_interval_ms);
         text.key("retention_secs", self.sessions.retention_secs);
+        text.key("ip_privacy", quoted(self.sessions.ip_privacy.as_str()));
         text.key("default_tier", quoted(self.tiers.default_tier()));
         text.section("tiers");
         for (tier, limit) in self.tiers.limits() {

@@ -10,6 +10,7 @@ use super::{
     AppConfig, CacheConfig, Config, CookieConfig, DatabaseConfig, LocationConfig, OpsConfig, Preset,
     ServerConfig, SessionsConfig, TlsConfig, WebhookConfig, WebhooksConfig, texts,
 };
+use crate::address::IpPrivacy;
 use crate::event::EventKind;
 use crate::session::{AppName, OnLimit, OnTokenReuse};
 use crate::user::{SESSIONS_PER_USER_MAX, Tiers};
@@ -81,6 +82,11 @@ impl Config {
             touch_interval_secs: section.number("touch_interval_secs", TOUCH_INTERVAL_SECS),
             flush_interval_ms: section.number("flush_interval_ms", FLUSH_INTERVAL_MS),
             retention_secs: section.number("retention_secs", RETENTION_SECS),
+            ip_privacy: section.text(
+                "ip_privacy",
+                "must be \"full\", \"truncate\" or \"none\"",
+                IpPrivacy::parse,
+            ),
         };
         let tiers = read_tiers(layers);
         let mut section = layers.section(&["location"]);

@@ -269,7 +269,9 @@ impl SessionManager {
         address: Option<IpAddr>,
     ) -> Arc<CachedSession> {
         let row = entry.row();
-        let new_address = address.filter(|address| row.is_new_address(*address));
+        // Also what the row has is compared as it would be kept now: that it was kept whole before is no move.
+        let latest = self.kept(row.last_ip_address.or(row.ip_address));
+        let new_address = self.kept(address).filter(|address| latest != Some(*address));
         let interval = row.touch_interval_millis(self.touch_interval_millis);
         if new_address.is_none() && now.millis_since(entry.last_activity_at()) < interval {
             return entry;

@@ -11,7 +11,7 @@ use crate::enrich::device;
 use crate::error::{Error, FieldError};
 use crate::session::{
     ApiKey, AppName, Auth, ClientHints, NAME_CHARS_MAX, Nonce, Secret, Session, SessionId, Timeouts, Token,
-    bounded_user_agent, is_clean_text, network_of,
+    bounded_user_agent, is_clean_text,
 };
 use crate::store::{
     Authenticated, Authentication, ClientId, Creation, Idempotency, NewSession, REFUSED_LIST_LEN_MAX,
@@ -159,7 +159,7 @@ impl SessionManager {
             Start::Backend | Start::Client(_) | Start::Visitor => (Secret::random(), None),
         };
         let visitor = matches!(start, Start::Visitor).then(|| Visitor {
-            network: network_of(sign_in.ip_address),
+            network: self.visitors_network(sign_in.ip_address),
             per_hour: policy.anonymous_per_hour,
             total_max: policy.anonymous_max,
         });
@@ -185,7 +185,7 @@ impl SessionManager {
             device: device::describe(user_agent.as_deref(), &sign_in.client_hints),
             user_agent,
             place: self.locate(sign_in.ip_address),
-            ip_address: sign_in.ip_address,
+            ip_address: self.kept(sign_in.ip_address),
             timeouts,
             expiring_notice_millis: policy.expiring_notice_secs.map(millis),
             authenticated_at: if is_anonymous {
@@ -272,7 +272,7 @@ impl SessionManager {
                 let device = device::describe(Some(&text), &sign_in.client_hints);
                 (text, device)
             }),
-            ip_address: sign_in.ip_address,
+            ip_address: self.kept(sign_in.ip_address),
             place: self.locate(sign_in.ip_address),
             timeouts,
             expiring_notice_millis: policy.expiring_notice_secs.map(millis),

@@ -107,6 +107,13 @@ impl ServerKey {
         self.0.mac(&[label.as_bytes()])
     }
 
+    /// Recognises a network that visitors came from before without telling it.
+    pub(crate) fn network_print(&self, network: &str) -> String {
+        let print = Secret(self.derived("networks of visitors")).mac(&[network.as_bytes()]);
+        // Half of it is enough to tell networks apart, and as long as the longest of them.
+        URL_SAFE_NO_PAD.encode(&print[..16])
+    }
+
     /// The bytes, for the key file.
     pub(crate) const fn as_bytes(&self) -> &[u8; 32] {
         &self.0.0

@@ -113,6 +113,7 @@ const EVERYTHING: &str = r#"
     touch_interval_secs = 9
     flush_interval_ms = 10
     retention_secs = 3_611
+    ip_privacy = "truncate"
     default_tier = "gold"
     [tiers]
     basic = 0

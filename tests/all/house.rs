@@ -17,7 +17,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("address", &[]),
     ("webhook", &["address", "session", "clock"]),
     ("key_file", &["session"]),
-    ("config", &["session", "user", "event", "webhook"]),
+    ("config", &["session", "user", "event", "webhook", "address"]),
     // What the manager is made of. None of these knows another.
     ("cache", &["session", "clock", "metrics"]),
     ("touch", &["session", "clock"]),
@@ -36,7 +36,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "manager",
         &[
             "session", "user", "data", "event", "error", "clock", "config", "cache", "touch", "enrich",
-            "store", "metrics", "observer",
+            "store", "metrics", "observer", "address",
         ],
     ),
     ("sweeper", &["manager", "error"]),

@@ -55,6 +55,7 @@ mod openapi;
 mod operating;
 #[cfg(target_os = "linux")]
 mod power;
+mod privacy;
 mod races;
 mod secrets;
 mod self_plane;

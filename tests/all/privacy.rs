@@ -1,0 +1,356 @@
+//! What is kept of people: of their addresses as much as the configuration says, in no place more.
+
+use std::path::Path;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use sessiond::address::IpPrivacy;
+use tempfile::tempdir;
+
+use crate::harness::{TestServer, events};
+use crate::process::{Served, create_key, names_in, sessiond, text};
+use crate::support::{add_app, count, rows};
+
+/// Public addresses that have places, and what each is kept as where the network is.
+const V4: (&str, &str) = ("194.25.2.129", "194.25.2.0");
+const V6: (&str, &str) = ("2a02:8071:123:4567:89ab:cdef:1020:3040", "2a02:8071:123::");
+/// Others, of other networks, that sessions move to.
+const V4_LATER: (&str, &str) = ("81.2.69.142", "81.2.69.0");
+const V6_LATER: (&str, &str) = ("2001:67c:2e8:22:c100:68b:1122:3344", "2001:67c:2e8::");
+const ALL: [(&str, &str); 4] = [V4, V6, V4_LATER, V6_LATER];
+
+/// In what forms more of an address than its network could stand somewhere. Four bytes by themselves are left out: they
+/// are found in anything.
+fn forms(address: &str) -> Vec<Vec<u8>> {
+    match address.parse().expect("an address") {
+        std::net::IpAddr::V4(v4) => {
+            let hex: String = v4.octets().iter().map(|byte| format!("{byte:02x}")).collect();
+            vec![address.into(), hex.into()]
+        }
+        std::net::IpAddr::V6(v6) => {
+            let (site, _) = address.match_indices(':').nth(3).expect("a /64");
+            let hex: String = v6.octets()[..8]
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            vec![address[..site].into(), hex.into(), v6.octets()[..8].into()]
+        }
+    }
+}
+
+fn has(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+/// A call by cookie, through a proxy that tells the client's address.
+async fn by_cookie(server: &Served, method: Method, path: &str, token: Option<&str>, address: &str) -> Value {
+    let mut request = server
+        .client
+        .request(method, format!("{}{path}", server.base))
+        .header("x-forwarded-for", address)
+        .header("sec-fetch-site", "same-origin");
+    if let Some(token) = token {
+        request = request.header("cookie", format!("__Host-session={token}"));
+    }
+    let answer = request.send().await.expect("an answer");
+    assert!(answer.status().is_success(), "{path}: {}", answer.status());
+    let cookie = answer.headers().get("set-cookie").cloned();
+    let mut body: Value = answer.json().await.expect("JSON");
+    if let Some(cookie) = cookie {
+        let cookie = cookie.to_str().expect("text");
+        let token = cookie.trim_start_matches("__Host-session=").split(';').next();
+        body["cookie"] = json!(token);
+    }
+    body
+}
+
+/// Everything that records an address, from two of them one after the other.
+async fn use_everything(server: &Served, key: &str, user: &str, from: &str, later: &str) {
+    let post = async |path: &str, body: Value| {
+        let (status, answer) = server.call(Method::POST, path, key, Some(body)).await;
+        assert!(status < 300, "{path}: {answer}");
+        answer
+    };
+    let (id, token) = server
+        .create(key, json!({ "user_id": user, "ip_address": from }))
+        .await;
+    post(
+        &format!("/v1/sessions/{id}/touch"),
+        json!({ "ip_address": later }),
+    )
+    .await;
+    post(
+        "/v1/sessions/check",
+        json!({ "token": token, "ip_address": from }),
+    )
+    .await;
+    let (id, token) = server
+        .create(key, json!({ "user_id": user, "ip_address": from }))
+        .await;
+    by_cookie(server, Method::GET, "/v1/session", Some(&token), later).await;
+    by_cookie(server, Method::POST, "/v1/session/renew", Some(&token), from).await;
+    let again = json!({ "user_id": user, "ip_address": later });
+    post(&format!("/v1/sessions/{id}/authenticate"), again).await;
+
+    let visit = by_cookie(server, Method::POST, "/v1/me/session", None, from).await;
+    by_cookie(
+        server,
+        Method::GET,
+        "/v1/session",
+        visit["cookie"].as_str(),
+        later,
+    )
+    .await;
+    by_cookie(server, Method::GET, "/v1/whoami", None, from).await;
+    let client = Some(json!({ "ip_address": from }));
+    let (status, answer) = server
+        .call(Method::PUT, "/v1/client-sessions/7", key, client)
+        .await;
+    assert!(status < 300, "{answer}");
+    let call = server
+        .client
+        .post(format!("{}/v1/sessions", server.base))
+        .bearer_auth(key)
+        .header("idempotency-key", format!("call-of-{user}"))
+        .json(&json!({ "user_id": user, "ip_address": from }));
+    assert_eq!(call.send().await.expect("an answer").status(), 201);
+    let refused = format!("/v1/sessions/{}?user_id={user}", text(&visit["id"]));
+    assert_eq!(server.call(Method::DELETE, &refused, key, None).await.0, 404);
+    let all = format!("/v1/users/{user}/sessions");
+    let (status, answer) = server.call(Method::DELETE, &all, key, None).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
+/// All files of a server that was used, beside it and after it, and what it logged.
+async fn traces(dir: &Path, ip_privacy: &str) -> Vec<(String, Vec<u8>)> {
+    let config = format!(
+        "server.trusted_proxies = [\"127.0.0.1\"]\nsessions.ip_privacy = {ip_privacy:?}\n\
+         sessions.touch_interval_secs = 0\nsessions.flush_interval_ms = 10\napps.default.anonymous = true\n"
+    );
+    std::fs::write(dir.join("c.toml"), config).expect("written");
+    let key = create_key(dir);
+    let mut command = sessiond(
+        dir,
+        [
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--database",
+            "s.db",
+            "--config",
+            "c.toml",
+        ],
+    );
+    command.env("RUST_LOG", "info,sessiond=trace");
+    let server = Served::start(command);
+    use_everything(&server, &key, "ada", V4.0, V4_LATER.0).await;
+    use_everything(&server, &key, "bob", V6.0, V6_LATER.0).await;
+    let metrics = server.client.get(format!("{}/metrics", server.base)).send().await;
+    let metrics = metrics.expect("an answer").text().await.expect("text");
+    let mut traces = vec![("the metrics".to_owned(), metrics.into_bytes())];
+    traces.extend(files(dir));
+    let log = server.stop().stderr;
+    traces.push(("the log".to_owned(), log.into_bytes()));
+    traces.extend(files(dir));
+    traces
+}
+
+fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let names = names_in(dir)
+        .into_iter()
+        .filter(|name| name.starts_with("s.db") && !name.ends_with(".sock"));
+    names
+        .map(|name| {
+            let bytes = std::fs::read(dir.join(&name)).expect("read");
+            (name, bytes)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn no_more_of_an_address_than_is_to_be_kept_is_in_any_file_or_log() {
+    for ip_privacy in IpPrivacy::NAMES.map(|(rule, _)| rule) {
+        let dir = tempdir().expect("a directory");
+        let traces = traces(dir.path(), ip_privacy.as_str()).await;
+        let everywhere: Vec<u8> = traces.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+        for (whole, network) in ALL {
+            // What is looked for would be found: where it is kept it is.
+            let is_whole = has(&everywhere, whole.as_bytes());
+            assert_eq!(is_whole, ip_privacy == IpPrivacy::Full, "{whole}");
+            let is_network = has(&everywhere, network.as_bytes());
+            assert_eq!(
+                is_network,
+                ip_privacy == IpPrivacy::Truncate,
+                "{network} with {ip_privacy:?}"
+            );
+            if ip_privacy == IpPrivacy::Full {
+                continue;
+            }
+            for (place, bytes) in &traces {
+                for form in forms(whole) {
+                    let shown = String::from_utf8_lossy(&form);
+                    assert!(!has(bytes, &form), "{place} has {shown} with {ip_privacy:?}");
+                }
+            }
+        }
+    }
+}
+
+async fn server_with(ip_privacy: IpPrivacy) -> TestServer {
+    TestServer::start_with(|config| {
+        config.sessions.ip_privacy = ip_privacy;
+        config.server.trusted_proxies = vec!["127.0.0.1/32".parse().expect("a network")];
+        add_app(config, "shop");
+        for app in config.apps.values_mut() {
+            (app.anonymous, app.anonymous_per_hour) = (true, 2);
+        }
+    })
+    .await
+}
+
+async fn touch(server: &TestServer, id: &str, address: &str) -> Value {
+    let reply = server
+        .post(
+            &format!("/v1/sessions/{id}/touch"),
+            json!({ "ip_address": address }),
+        )
+        .key(&server.key)
+        .send()
+        .await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    server.tick().await;
+    reply.json
+}
+
+fn moves(server: &TestServer) -> usize {
+    let told = events(&server.database());
+    told.iter().filter(|(kind, _)| kind == "session.activity").count()
+}
+
+#[tokio::test]
+async fn place_is_that_of_the_whole_address_whatever_is_kept_of_it() {
+    for (ip_privacy, kept) in [
+        (IpPrivacy::Truncate, json!("194.25.2.0")),
+        (IpPrivacy::None, Value::Null),
+    ] {
+        let server = server_with(ip_privacy).await;
+        let session = server
+            .create(json!({ "user_id": "ada", "ip_address": V4.0 }))
+            .await
+            .body;
+        let session = &session["session"];
+        assert_eq!(
+            (&session["ip_address"], &session["location"]),
+            (&kept, &json!("DE"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn where_the_network_is_kept_only_a_move_to_another_one_is_told() {
+    let server = server_with(IpPrivacy::Truncate).await;
+    let session = server
+        .create(json!({ "user_id": "ada", "ip_address": V4.0 }))
+        .await;
+    touch(&server, &session.id, "194.25.2.130").await;
+    assert_eq!(moves(&server), 0);
+    let moved = touch(&server, &session.id, V4_LATER.0).await;
+    assert_eq!(moved["last_ip_address"], V4_LATER.1);
+    assert_eq!(moves(&server), 1);
+}
+
+#[tokio::test]
+async fn where_no_address_is_kept_no_move_is_told() {
+    let server = server_with(IpPrivacy::None).await;
+    let session = server
+        .create(json!({ "user_id": "ada", "ip_address": V4.0 }))
+        .await;
+    let moved = touch(&server, &session.id, V4_LATER.0).await;
+    assert_eq!(moved["last_ip_address"], Value::Null);
+    assert_eq!(moves(&server), 0);
+}
+
+#[tokio::test]
+async fn keeping_less_of_an_address_from_now_on_is_no_move() {
+    let server = server_with(IpPrivacy::Full).await;
+    let session = server
+        .create(json!({ "user_id": "ada", "ip_address": V4.0 }))
+        .await;
+    let mut stopped = server.stop().await;
+    stopped.config.sessions.ip_privacy = IpPrivacy::Truncate;
+    let server = stopped.restart().await;
+    let same = touch(&server, &session.id, V4.0).await;
+    assert_eq!(
+        (&same["ip_address"], &same["last_ip_address"]),
+        (&json!(V4.0), &Value::Null)
+    );
+    assert_eq!(moves(&server), 0);
+}
+
+#[tokio::test]
+async fn place_of_a_sign_in_that_tells_no_address_is_that_of_the_one_before() {
+    let server = server_with(IpPrivacy::None).await;
+    let session = server.create(json!({ "ip_address": V4.0 })).await;
+    let path = format!("/v1/sessions/{}/authenticate", session.id);
+    for (body, location) in [
+        (json!({ "user_id": "ada" }), "DE"),
+        (json!({ "user_id": "ada", "ip_address": V4_LATER.0 }), "GB"),
+    ] {
+        let reply = server.post(&path, body).key(&server.key).send().await;
+        assert_eq!(reply.json["session"]["location"], location, "{}", reply.text);
+    }
+}
+
+#[tokio::test]
+async fn visitors_are_counted_by_address_where_none_is_kept() {
+    for ip_privacy in [IpPrivacy::Truncate, IpPrivacy::None] {
+        let server = server_with(ip_privacy).await;
+        let visit = |address: &'static str| {
+            let visit = server
+                .request(Method::POST, "/v1/me/session")
+                .header("x-forwarded-for", address)
+                .same_origin();
+            visit.sent()
+        };
+        // A neighbour in what is kept of the address is somebody else; another address of an IPv6 /64 is not.
+        for (address, status) in [
+            ("194.25.2.129", 201),
+            ("194.25.2.129", 201),
+            ("194.25.2.129", 429),
+            ("194.25.2.130", 201),
+            ("2a02:8071:123:4567::1", 201),
+            ("2a02:8071:123:4567::2", 201),
+            ("2a02:8071:123:4567::3", 429),
+            ("2a02:8071:123:4568::1", 201),
+        ] {
+            assert_eq!(
+                visit(address).await.status,
+                status,
+                "{address} with {ip_privacy:?}"
+            );
+        }
+        let networks = "SELECT count(DISTINCT started_from) FROM sessions WHERE length(started_from) = 22";
+        assert_eq!(count(&server, networks), 4);
+        let clear = rows(
+            &server,
+            "SELECT started_from FROM sessions WHERE started_from GLOB '*[.:/]*'",
+        );
+        assert_eq!(clear, Vec::<Value>::new());
+    }
+}
+
+#[tokio::test]
+async fn visitors_are_counted_across_a_restart_where_no_address_is_kept() {
+    let server = server_with(IpPrivacy::None).await;
+    let visit = |server: &TestServer| {
+        let visit = server
+            .request(Method::POST, "/v1/me/session")
+            .header("x-forwarded-for", V4.0);
+        visit.same_origin().sent()
+    };
+    for _ in 0..2 {
+        assert_eq!(visit(&server).await.status, 201);
+    }
+    let server = server.stop().await.restart().await;
+    assert_eq!(visit(&server).await.status, 429);
+}
