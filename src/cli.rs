@@ -8,6 +8,7 @@ mod check;
 mod dev;
 mod events;
 mod operator;
+mod policy;
 mod webhooks;
 
 use std::convert::Infallible;
@@ -83,6 +84,9 @@ enum What {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Hold the configuration against a standard
+    #[command(subcommand)]
+    Policy(policy::Policy),
 }
 
 #[derive(Debug, Args)]
@@ -298,6 +302,10 @@ impl Command {
             What::Check => Ok(check::run(&self.common.load(None)?.database.path)?),
             What::Config(ConfigCommand::Check) => {
                 print!("{}", self.common.load(None)?.to_toml());
+                Ok(())
+            }
+            What::Policy(command) => {
+                command.run(&self.common.load(None)?);
                 Ok(())
             }
         }

@@ -47,6 +47,8 @@ pub mod key_file;
 
 pub mod config;
 
+pub mod policy;
+
 pub mod manager;
 
 pub mod observer;

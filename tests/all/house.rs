@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use sessiond::config::{Config, Flags};
+
 /// Who may import whom; what is absent is forbidden. A row holds for a module and all below it, and a module may import
 /// what all rows of its path say. Its own siblings and children need no row.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
@@ -18,6 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("webhook", &["address", "session", "clock"]),
     ("key_file", &["session"]),
     ("config", &["session", "user", "event", "webhook", "address"]),
+    ("policy", &["config", "session"]),
     // What the manager is made of. None of these knows another.
     ("cache", &["session", "clock", "metrics"]),
     ("touch", &["session", "clock"]),
@@ -85,6 +88,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config", "manager", "server", "tls", "error", "session", "user", "clock",
         ],
     ),
+    ("cli::policy", &["policy"]),
     // The sample people live through days: they come and go through the manager, and the regular work is done meanwhile.
     ("cli::dev", &["store", "sweeper"]),
     ("telemetry", &["config"]),
@@ -118,6 +122,9 @@ const CRATES_OF: &[(&str, &[&str])] = &[
     ("maxminddb", &["enrich"]),
     ("env_logger", &["telemetry"]),
     ("prometheus_client", &["metrics"]),
+    // Random bytes are the operating system's: no generator of the process's own makes a secret by mistake.
+    ("rand", &[]),
+    ("fastrand", &[]),
     // The time. An `Instant` only measures how long something took.
     ("SystemTime", &["clock"]),
     ("Utc", &["clock"]),
@@ -637,6 +644,17 @@ fn tests_that_a_page_names_are_there() {
         let missing: Vec<&&str> = named.iter().filter(|name| !tests.contains(**name)).collect();
         assert!(missing.is_empty(), "{page} names {missing:?}");
     }
+}
+
+#[test]
+fn tests_that_the_policy_report_names_are_there() {
+    let config = Config::load(None, std::iter::empty(), Flags::default()).expect("the defaults are good");
+    let tests = tests_by_name();
+    let report = sessiond::policy::report(&config);
+    let named: Vec<&str> = report.iter().flat_map(|known| known.tests).copied().collect();
+    assert!(named.len() > 20, "it names tests");
+    let missing: Vec<&&str> = named.iter().filter(|name| !tests.contains(**name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[test]

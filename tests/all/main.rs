@@ -53,6 +53,7 @@ mod model;
 mod observers;
 mod openapi;
 mod operating;
+mod policy;
 #[cfg(target_os = "linux")]
 mod power;
 mod privacy;
