@@ -4,6 +4,7 @@
 //! lock, serve that socket themselves for the one request, and so do the same thing in the same way. Results go to
 //! stdout, words about them to stderr. Exit code 2: the command or the configuration is wrong; 1: it failed.
 
+mod backup;
 mod check;
 mod dev;
 mod events;
@@ -81,6 +82,11 @@ enum What {
     Webhooks(webhooks::Webhooks),
     /// Look whether the database is whole; a server may run meanwhile
     Check,
+    /// Copy the database into a new file; a server may run meanwhile
+    Backup {
+        /// The file to make; its folder must be there
+        file: PathBuf,
+    },
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -213,6 +219,8 @@ enum Failure {
     NotLoopback(SocketAddr),
     #[error("{0}")]
     Check(#[from] check::CheckError),
+    #[error("{0}")]
+    Backup(#[from] backup::BackupError),
     #[error("the test message was not taken")]
     WebhookTest,
     #[error("cannot start: {0}")]
@@ -227,6 +235,7 @@ impl Failure {
             | Self::Operator(_)
             | Self::Manager(_)
             | Self::Check(_)
+            | Self::Backup(_)
             | Self::WebhookTest
             | Self::Io(_) => 1,
         }
@@ -299,6 +308,7 @@ impl Command {
                     .run(&Operator::reach(self.common.load(None)?).await?)
                     .await
             }
+            What::Backup { file } => Ok(backup::run(&self.common.load(None)?.database.path, &file)?),
             What::Check => Ok(check::run(&self.common.load(None)?.database.path)?),
             What::Config(ConfigCommand::Check) => {
                 print!("{}", self.common.load(None)?.to_toml());

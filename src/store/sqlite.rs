@@ -9,6 +9,7 @@
 //! beside itself and migrated in one transaction; one of a newer version is refused. Deliberately absent: policy, the
 //! time, and any copy of a row.
 
+mod backup;
 mod changes;
 mod counts;
 mod devices;
@@ -29,10 +30,7 @@ use std::time::Duration;
 
 use r2d2::Pool;
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::{
-    Connection, OpenFlags,
-    backup::{Backup, StepResult},
-};
+use rusqlite::{Connection, OpenFlags};
 
 use tokio::sync::Semaphore;
 
@@ -54,6 +52,7 @@ use crate::user::UserId;
 use crate::webhook::WebhookId;
 use writer::Writer;
 
+pub use backup::{BackupError, Copied, back_up};
 pub use soundness::{Soundness, examine_soundness};
 
 /// Marks a file as this program's ("sess" in ASCII); see `PRAGMA application_id`.
@@ -216,6 +215,9 @@ pub enum OpenError {
     /// It is some other program's.
     #[error("the file {0} is a database, but not one of sessiond's")]
     Foreign(PathBuf),
+    /// It has nothing in it.
+    #[error("the file {0} is empty, and no database")]
+    Empty(PathBuf),
     /// SQLite refused.
     #[error("cannot open the database {path}: {source}")]
     Sqlite {
@@ -689,78 +691,62 @@ fn migrate(connection: &mut Connection, path: &Path, schema: Schema<'_>) -> Resu
         path: path.to_owned(),
         source,
     };
+    let contents = examine(connection, path, schema)?;
     let Contents {
         version: found,
         is_empty,
-    } = examine(connection, path, schema)?;
+    } = contents;
     let known = schema.version();
     if found == known {
         return Ok(());
     }
     if !is_empty {
         let copy = backup_path(path, found);
-        back_up(connection, &copy).map_err(|error| match error {
-            BackUpError::Sqlite(source) => OpenError::Sqlite {
-                path: copy.clone(),
-                source,
-            },
-            BackUpError::File(source) => OpenError::File {
-                path: copy.clone(),
-                source,
-            },
+        create_private(&copy).map_err(|source| OpenError::File {
+            path: copy.clone(),
+            source,
+        })?;
+        // Nobody else uses the database yet, so that there is nothing to wait for.
+        backup::copy_pages(connection, &copy, &|| true).map_err(|source| OpenError::Sqlite {
+            path: copy.clone(),
+            source,
+        })?;
+        backup::sync(&copy).map_err(|source| OpenError::File {
+            path: copy.clone(),
+            source,
         })?;
         log::info!(
             "migrating the database from schema version {found} to {known}; a copy is at {}",
             copy.display()
         );
     }
-    let apply = |connection: &mut Connection| {
-        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)?;
-        let done = usize::try_from(found - 1).unwrap_or_default();
-        let steps = if is_empty {
-            &[schema.newest][..]
-        } else {
-            &schema.steps[done..]
-        };
-        steps
-            .iter()
-            .try_for_each(|step| transaction.execute_batch(step))?;
-        if is_empty {
-            transaction.execute(
-                "INSERT INTO meta (key, value) VALUES ('epoch', randomblob(16))",
-                [],
-            )?;
-        }
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", known)?;
-        transaction.commit()
+    lead_to_newest(connection, &contents, schema).map_err(failed)
+}
+
+/// Makes the schema, or leads what is there to it, in one transaction.
+fn lead_to_newest(connection: &mut Connection, found: &Contents, schema: Schema<'_>) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)?;
+    let done = usize::try_from(found.version - 1).unwrap_or_default();
+    let steps = if found.is_empty {
+        &[schema.newest][..]
+    } else {
+        &schema.steps[done..]
     };
-    apply(connection).map_err(failed)
+    steps
+        .iter()
+        .try_for_each(|step| transaction.execute_batch(step))?;
+    if found.is_empty {
+        backup::write_new_epoch(&transaction)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", schema.version())?;
+    transaction.commit()
 }
 
 fn backup_path(path: &Path, version: i64) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".before-schema-{}", version + 1));
     name.into()
-}
-
-enum BackUpError {
-    Sqlite(rusqlite::Error),
-    File(std::io::Error),
-}
-
-fn back_up(connection: &Connection, copy: &Path) -> Result<(), BackUpError> {
-    create_private(copy).map_err(BackUpError::File)?;
-    let mut target = Connection::open(copy).map_err(BackUpError::Sqlite)?;
-    // Nobody else uses the database yet, so that all of it can be copied in one step.
-    let result = Backup::new(connection, &mut target).and_then(|backup| backup.step(-1));
-    match result.map_err(BackUpError::Sqlite)? {
-        StepResult::Done => Ok(()),
-        unfinished => {
-            let why = format!("the copy could not be finished: {unfinished:?}");
-            Err(BackUpError::File(std::io::Error::other(why)))
-        }
-    }
 }
 
 #[cfg(test)]

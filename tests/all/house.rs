@@ -59,6 +59,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("http::dev", &["sweeper"]),
     // It looks at the file itself, beside whoever has it open.
     ("cli::check", &["store::sqlite"]),
+    ("cli::backup", &["store::sqlite"]),
     ("tls", &["config"]),
     (
         "server",

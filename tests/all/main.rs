@@ -18,6 +18,7 @@ mod support;
 mod wire;
 
 mod addresses;
+mod backup;
 mod bad_input;
 mod browser;
 mod browser_activity;

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -10,6 +11,7 @@ use reqwest::{Method, Response};
 use rusqlite::types::ValueRef;
 use serde_json::{Value, json};
 use sessiond::event::EventKind;
+use sessiond::store::sqlite::back_up;
 use sha2::{Digest, Sha256};
 use tempfile::tempdir;
 
@@ -115,10 +117,7 @@ fn assert_no_hash(place: &str, bytes: &[u8], credentials: &[Credential]) {
 /// Every file in the folder but the key file, and a copy as a backup is made, with its name.
 fn files_in(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let copy = dir.join("copy.db");
-    let vacuum = format!("VACUUM INTO '{}'", copy.display());
-    open_database(&dir.join("s.db"))
-        .execute_batch(&vacuum)
-        .expect("copied");
+    back_up(&dir.join("s.db"), &copy, &Arc::default()).expect("copied");
     let names = names_in(dir).into_iter();
     let files: Vec<_> = names
         .filter(|name| !name.ends_with(".sock") && name != KEY_FILE)

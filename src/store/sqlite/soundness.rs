@@ -6,9 +6,10 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode};
 
-use super::{BUSY_TIMEOUT, OpenError, SCHEMA, examine};
+use super::backup::open_beside_others;
+use super::{Contents, OpenError, SCHEMA, examine};
 
 /// Faults that are told of one rule; the rest is counted.
 const SHOWN_MAX: u64 = 5;
@@ -54,6 +55,8 @@ const RULES: &[(&str, &str)] = &[
 /// What a database was found to be.
 #[derive(Debug)]
 pub struct Soundness {
+    /// Whether its pages are whole.
+    pub is_readable: bool,
     /// Sessions, ended ones too; 0 if its pages are broken.
     pub sessions: u64,
     /// Events; likewise.
@@ -68,9 +71,7 @@ pub fn examine_soundness(path: &Path) -> Result<Soundness, OpenError> {
         path: path.to_owned(),
         source,
     };
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    let connection = open_beside_others(path)?;
     let snapshot = connection.unchecked_transaction().map_err(failed)?;
     let contents = examine(&snapshot, path, SCHEMA)?;
     if contents.version != SCHEMA.version() {
@@ -80,10 +81,11 @@ pub fn examine_soundness(path: &Path) -> Result<Soundness, OpenError> {
             known: SCHEMA.version(),
         });
     }
-    look_at(&snapshot).map_err(failed)
+    look_at(&snapshot, &contents).map_err(failed)
 }
 
-fn look_at(connection: &Connection) -> rusqlite::Result<Soundness> {
+/// Looks at its pages, and at what must hold between its rows if it is of this version: the rules name what others may not have.
+pub(super) fn look_at(connection: &Connection, contents: &Contents) -> rusqlite::Result<Soundness> {
     let mut faults = match broken_pages(connection) {
         // Too broken to be looked through.
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
@@ -94,16 +96,19 @@ fn look_at(connection: &Connection) -> rusqlite::Result<Soundness> {
     if !faults.is_empty() {
         // Rows on broken pages say nothing.
         return Ok(Soundness {
+            is_readable: false,
             sessions: 0,
             events: 0,
             faults,
         });
     }
-    for (rule, query) in RULES {
+    let is_of_this_version = contents.version == SCHEMA.version();
+    for (rule, query) in RULES.iter().filter(|_| is_of_this_version) {
         faults.extend(broken(connection, rule, query)?);
     }
     let count = |sql: &str| connection.query_row(sql, [], |row| row.get(0));
     Ok(Soundness {
+        is_readable: true,
         sessions: count("SELECT count(*) FROM sessions")?,
         events: count("SELECT count(*) FROM events")?,
         faults,
