@@ -87,6 +87,17 @@ enum What {
         /// The file to make; its folder must be there
         file: PathBuf,
     },
+    /// Put a backup in the place of the database, which is kept; no server may run
+    ///
+    /// Ends every session in it, as nobody knows which were ended since. API keys, webhooks and the
+    /// settings of users are as they were in the backup.
+    Restore {
+        /// The backup; it is not changed
+        file: PathBuf,
+        /// End no session: those that were ended after the backup was made are accepted again
+        #[arg(long)]
+        keep_sessions: bool,
+    },
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -309,6 +320,10 @@ impl Command {
                     .await
             }
             What::Backup { file } => Ok(backup::run(&self.common.load(None)?.database.path, &file)?),
+            What::Restore { file, keep_sessions } => {
+                let database = self.common.load(None)?.database.path;
+                Ok(backup::restore(&database, &file, keep_sessions).await?)
+            }
             What::Check => Ok(check::run(&self.common.load(None)?.database.path)?),
             What::Config(ConfigCommand::Check) => {
                 print!("{}", self.common.load(None)?.to_toml());

@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Datelike, SecondsFormat, Timelike, Utc};
 
+/// ISO 8601 in its basic form, without what some file systems do not take in a name.
+const COMPACT: &str = "%Y%m%dT%H%M%SZ";
+
 /// A moment, in milliseconds since the Unix epoch (UTC).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
@@ -46,6 +49,19 @@ impl Timestamp {
         chrono::NaiveDateTime::parse_from_str(text, "%a, %d %b %Y %H:%M:%S GMT")
             .ok()
             .map(|moment| Self(moment.and_utc().timestamp_millis()))
+    }
+
+    /// The moment as it may stand in the name of a file, to the second: `20261120T215000Z`. In the order of names they are in
+    /// the order of time.
+    pub fn to_compact(self) -> String {
+        self.to_utc().format(COMPACT).to_string()
+    }
+
+    /// Reads what [`Self::to_compact`] writes, and nothing else.
+    pub fn parse_compact(text: &str) -> Option<Self> {
+        let moment = chrono::NaiveDateTime::parse_from_str(text, COMPACT).ok()?;
+        let read = Self(moment.and_utc().timestamp_millis());
+        (read.to_compact() == text).then_some(read)
     }
 
     fn to_utc(self) -> DateTime<Utc> {
@@ -187,6 +203,23 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moment_in_a_name_is_read_back_and_nothing_else_is() {
+        let moment = Timestamp::from_millis(1_795_211_400_000);
+        let text = moment.to_compact();
+        assert_eq!(text, "20261120T215000Z");
+        assert_eq!(Timestamp::parse_compact(&text), Some(moment));
+        for other in [
+            "",
+            "20261120T215000",
+            "20261320T215000Z",
+            "2026120T215000Z",
+            "20261120T215000Z ",
+        ] {
+            assert_eq!(Timestamp::parse_compact(other), None, "{other:?}");
+        }
+    }
 
     #[test]
     fn clock_never_goes_back() {

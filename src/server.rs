@@ -32,7 +32,7 @@ use crate::metrics::Metrics;
 use crate::observer::webhook::{Parts, Webhooks};
 use crate::session::ServerKey;
 use crate::store::SessionStore;
-use crate::store::sqlite::{OpenError, SqliteOptions, SqliteStore};
+use crate::store::sqlite::{OpenError, SqliteOptions, SqliteStore, finish_restore};
 use crate::sweeper;
 use crate::tls::{Certificate, TlsError};
 use crate::webhook::Sealer;
@@ -84,6 +84,14 @@ pub enum StartError {
     /// The database cannot be opened.
     #[error(transparent)]
     Database(#[from] OpenError),
+    /// A restore was interrupted, and cannot be finished.
+    #[error("cannot finish restoring {path}: {source}")]
+    Restore {
+        /// The database.
+        path: PathBuf,
+        /// What is in the way.
+        source: io::Error,
+    },
     /// The key file cannot be used.
     #[error(transparent)]
     KeyFile(#[from] KeyFileError),
@@ -208,6 +216,7 @@ impl Server {
         let key_file = config.server.key_file.clone();
         let key_file = key_file.unwrap_or_else(|| beside(&database, ".key"));
         let key = key_file::load(&key_file)?;
+        finish_interrupted_restore(&database)?;
         let is_new = !database.exists();
         let options = SqliteOptions {
             path: database.clone(),
@@ -351,6 +360,22 @@ impl Server {
         }
         drop(lock);
         Ok(())
+    }
+}
+
+/// Before the database is opened: what is there may be one that is to be replaced, or none.
+fn finish_interrupted_restore(database: &Path) -> Result<(), StartError> {
+    let file = beside(database, "");
+    match finish_restore(&file) {
+        Ok(None) => Ok(()),
+        Ok(Some(kept)) => {
+            log::warn!(
+                "finished restoring a backup, which had been interrupted; the database of before is kept as {}",
+                kept.display()
+            );
+            Ok(())
+        }
+        Err(source) => Err(StartError::Restore { path: file, source }),
     }
 }
 

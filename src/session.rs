@@ -264,15 +264,18 @@ impl Reason {
     pub const CREDENTIALS_CHANGED: &'static str = "credentials_changed";
     /// Somebody renewed with a token that had long been replaced: two hold what one should.
     pub const TOKEN_REUSE: &'static str = "token_reuse";
+    /// A backup was restored, in which it was active, and nobody knows whether it was ended since.
+    pub const RESTORED: &'static str = "restored";
 
     /// Reasons of the server's and the application's own acts: no person gives them for theirs.
-    pub const NOT_A_PERSONS: [&'static str; 6] = [
+    pub const NOT_A_PERSONS: [&'static str; 7] = [
         Self::SESSION_LIMIT_EXCEEDED,
         Self::IDLE_TIMEOUT,
         Self::ABSOLUTE_TIMEOUT,
         Self::USER_BLOCKED,
         Self::CREDENTIALS_CHANGED,
         Self::TOKEN_REUSE,
+        Self::RESTORED,
     ];
 
     /// Reads a reason; `None` if it breaks a rule.

@@ -17,6 +17,7 @@ mod events;
 mod notices;
 mod reads;
 mod renewals;
+mod restore;
 mod rows;
 mod session_data;
 mod sign_ins;
@@ -53,6 +54,7 @@ use crate::webhook::WebhookId;
 use writer::Writer;
 
 pub use backup::{BackupError, Copied, back_up};
+pub use restore::{Restored, RestoredSessions, finish_restore, restore};
 pub use soundness::{Soundness, examine_soundness};
 
 /// Marks a file as this program's ("sess" in ASCII); see `PRAGMA application_id`.

@@ -59,6 +59,7 @@ mod policy;
 mod power;
 mod privacy;
 mod races;
+mod restore;
 mod secrets;
 mod self_plane;
 mod session_data;
