@@ -45,6 +45,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// The database.
     pub database: DatabaseConfig,
+    /// Backups by a schedule.
+    pub backup: BackupConfig,
     /// The sessions kept in memory.
     pub cache: CacheConfig,
     /// What concerns the sessions of all apps.
@@ -100,6 +102,17 @@ pub struct DatabaseConfig {
     pub read_pool: u32,
     /// Changes that may wait for the writer (4096); beyond that they are refused.
     pub queue_len_max: usize,
+}
+
+/// `[backup]`: backups by a schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupConfig {
+    /// The folder they are made in (none, which makes none).
+    pub folder: Option<PathBuf>,
+    /// From one to the next, in seconds (1 day).
+    pub every_secs: u64,
+    /// How many are kept (7).
+    pub keep: usize,
 }
 
 /// `[cache]`: the sessions kept in memory. Whichever bound is met first counts.

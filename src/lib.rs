@@ -59,6 +59,8 @@ pub mod touch;
 
 pub mod sweeper;
 
+pub mod backups;
+
 pub mod enrich;
 
 pub mod store;

@@ -46,6 +46,8 @@ pub struct Metrics {
     pub webhook_deliveries_pending: Gauge,
     /// Times that a stream had to wait as events could not be read.
     pub event_stream_waits: Counter,
+    /// Backups by the schedule, by result: made or failed.
+    pub backups: Family<[(&'static str, &'static str); 1], Counter>,
     /// Requests answered, by operation and status.
     http_requests: Family<[(&'static str, String); 2], Counter>,
     /// Seconds from a request's head to its answer's head.
@@ -93,6 +95,7 @@ impl Metrics {
             event_stream_waits: Counter::default(),
             webhook_deliveries: Family::default(),
             webhook_deliveries_pending: Gauge::default(),
+            backups: Family::default(),
             http_requests: Family::default(),
             http_request_seconds: Durations::default(),
             registry: Registry::default(),
@@ -173,6 +176,11 @@ impl Metrics {
             "event_stream_waits",
             "Times that a live stream had to wait as events could not be read",
             metrics.event_stream_waits.clone(),
+        );
+        r.register(
+            "backups",
+            "Backups by the schedule, by result",
+            metrics.backups.clone(),
         );
         r.register(
             "http_requests",

@@ -20,6 +20,7 @@ use actix_web::{App, HttpServer, web};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::backups::Backups;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::enrich::location::{LocationError, Locator};
@@ -190,6 +191,7 @@ pub struct Server {
     mode: Mode,
     manager: Arc<SessionManager>,
     webhooks: Arc<Webhooks>,
+    backups: Option<Backups>,
     listener: Option<(TcpListener, SocketAddr)>,
     certificate: Option<Arc<Certificate>>,
     socket: OperatorSocket,
@@ -249,6 +251,16 @@ impl Server {
             Arc::clone(&metrics),
         );
         let manager = Arc::new(manager.await?);
+        // A command is done before one could be made, and is not what should make it.
+        let backups = match mode {
+            Mode::Serve | Mode::Dev => Backups::new(
+                &database,
+                &config.backup,
+                Arc::clone(&clock),
+                Arc::clone(&metrics),
+            ),
+            Mode::OperatorOnly => None,
+        };
         let webhooks = Webhooks::new(Parts {
             store: sqlite,
             events: store,
@@ -269,6 +281,7 @@ impl Server {
             mode,
             manager,
             webhooks,
+            backups,
             listener,
             certificate,
             socket,
@@ -298,6 +311,7 @@ impl Server {
             mode,
             manager,
             webhooks,
+            backups,
             listener,
             certificate,
             socket,
@@ -322,6 +336,8 @@ impl Server {
         let (stop_sweeper, sweeper_stop) = watch::channel(false);
         let every = Duration::from_millis(config.sessions.flush_interval_ms);
         let sweeper = tokio::spawn(sweeper::run(Arc::clone(&manager), every, sweeper_stop));
+        let (stop_backups, backups_stop) = watch::channel(false);
+        let backups = backups.map(|backups| tokio::spawn(backups.run(backups_stop)));
         let (stop_webhooks, webhooks_stop) = watch::channel(false);
         let grace = Duration::from_secs(config.server.shutdown_grace_secs);
         // A command looks at webhooks and changes them; deliveries are for the server.
@@ -346,7 +362,15 @@ impl Server {
                 log::error!("the deliveries of webhooks had failed before the server stopped");
             }
         };
-        tokio::join!(stop_public, operator.stop(), stop_deliveries);
+        let stop_backups = async {
+            drop(stop_backups);
+            if let Some(backups) = backups
+                && backups.await.is_err()
+            {
+                log::error!("the making of backups had failed before the server stopped");
+            }
+        };
+        tokio::join!(stop_public, operator.stop(), stop_deliveries, stop_backups);
         drop(stop_sweeper);
         if sweeper.await.is_err() {
             log::error!("the regular work had failed before the server stopped");

@@ -33,6 +33,13 @@ impl Config {
         text.key("path", quoted(self.database.path.display()));
         text.key("read_pool", self.database.read_pool);
         text.key("queue_len_max", self.database.queue_len_max);
+        text.section("backup");
+        text.optional_key(
+            "folder",
+            self.backup.folder.as_ref().map(|path| quoted(path.display())),
+        );
+        text.key("every_secs", self.backup.every_secs);
+        text.key("keep", self.backup.keep);
         text.section("cache");
         text.key("capacity", self.cache.capacity);
         text.key("bytes_max", self.cache.bytes_max);

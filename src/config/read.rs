@@ -7,8 +7,8 @@ use super::CookieProfile::{Host, Loopback, Shared};
 use super::layers::{KeyPath, Layers, key_path};
 use super::section::Section;
 use super::{
-    AppConfig, CacheConfig, Config, CookieConfig, DatabaseConfig, LocationConfig, OpsConfig, Preset,
-    ServerConfig, SessionsConfig, TlsConfig, WebhookConfig, WebhooksConfig, texts,
+    AppConfig, BackupConfig, CacheConfig, Config, CookieConfig, DatabaseConfig, LocationConfig, OpsConfig,
+    Preset, ServerConfig, SessionsConfig, TlsConfig, WebhookConfig, WebhooksConfig, texts,
 };
 use crate::address::IpPrivacy;
 use crate::event::EventKind;
@@ -35,6 +35,10 @@ const SHUTDOWN_GRACE_SECS: RangeInclusive<i64> = 0..=600;
 const READ_POOL: RangeInclusive<i64> = 1..=64;
 /// A million waiting changes are some gigabytes, and minutes of waiting.
 const QUEUE_LEN: RangeInclusive<i64> = 1..=1_000_000;
+/// More often than every minute is replication; more than a month apart, few would bet on.
+const BACKUP_EVERY_SECS: RangeInclusive<i64> = 60..=31 * DAY_SECS;
+/// A thousand are two years of daily ones, and a folder that can still be looked at.
+const BACKUPS_KEPT: RangeInclusive<i64> = 1..=1_000;
 /// Fifty million sessions at about 1 KB fill the memory of a large machine.
 const CACHE_CAPACITY: RangeInclusive<i64> = 1..=50_000_000;
 /// From 1 MiB, below which a cache holds next to nothing, to 1 TiB, more than one machine has.
@@ -72,6 +76,12 @@ impl Config {
             read_pool: section.number("read_pool", READ_POOL),
             queue_len_max: section.number("queue_len_max", QUEUE_LEN),
         };
+        let mut section = layers.section(&["backup"]);
+        let backup = BackupConfig {
+            folder: section.optional_text("folder", texts::PATH_RULE, texts::path),
+            every_secs: section.number("every_secs", BACKUP_EVERY_SECS),
+            keep: section.number("keep", BACKUPS_KEPT),
+        };
         let mut section = layers.section(&["cache"]);
         let cache = CacheConfig {
             capacity: section.number("capacity", CACHE_CAPACITY),
@@ -108,6 +118,7 @@ impl Config {
         Self {
             server,
             database,
+            backup,
             cache,
             sessions,
             tiers,

@@ -106,6 +106,10 @@ const EVERYTHING: &str = r#"
     path = "/a \"b\"\\c/ä.db"
     read_pool = 5
     queue_len_max = 6
+    [backup]
+    folder = "/backups"
+    every_secs = 61
+    keep = 8
     [cache]
     capacity = 7
     bytes_max = 8_000_000
@@ -596,11 +600,13 @@ fn no_text_makes_it_panic() {
 #[test]
 fn numbers_are_bounded_on_both_sides() {
     let day = 24 * 60 * 60;
-    let cases: [(&str, i64, i64); 24] = [
+    let cases: [(&str, i64, i64); 26] = [
         ("server.workers", 0, 256),
         ("server.shutdown_grace_secs", 0, 600),
         ("database.read_pool", 1, 64),
         ("database.queue_len_max", 1, 1_000_000),
+        ("backup.every_secs", 60, 31 * day),
+        ("backup.keep", 1, 1_000),
         ("cache.capacity", 1, 50_000_000),
         ("cache.bytes_max", 1 << 20, 1 << 40),
         ("sessions.touch_interval_secs", 0, 40 * day),
@@ -708,6 +714,7 @@ fn places_to_listen_and_to_be_mounted_at_follow_their_rules() {
     );
     check_texts("database.path", "a | /a b/ä.db", " | :memory: | file:a.db | a\tb");
     check_texts("server.key_file", "a | /a b/ä.key", " | a\tb");
+    check_texts("backup.folder", "a | /a b/ä", " | a\tb");
 }
 
 #[test]

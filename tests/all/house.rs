@@ -57,6 +57,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("http::session_body", &["cache"]),
     // Moving the clock of `sessiond dev` does the regular work that has come due.
     ("http::dev", &["sweeper"]),
+    // It copies the file itself, beside the store that has it open.
+    ("backups", &["clock", "config", "metrics", "store::sqlite"]),
     // It looks at the file itself, beside whoever has it open.
     ("cli::check", &["store::sqlite"]),
     ("cli::backup", &["store::sqlite"]),
@@ -76,6 +78,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "store",
             "sweeper",
             "tls",
+            "backups",
             "http",
             "metrics",
             "observer",

@@ -19,6 +19,7 @@ mod wire;
 
 mod addresses;
 mod backup;
+mod backups;
 mod bad_input;
 mod browser;
 mod browser_activity;

@@ -1,0 +1,198 @@
+//! Backups by the schedule: when they are due, which are removed, and what a failure does.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sessiond::backups::Backups;
+use sessiond::clock::Clock;
+use sessiond::config::BackupConfig;
+use sessiond::metrics::Metrics;
+use tempfile::TempDir;
+
+use crate::harness::{START, TestServer};
+use crate::process::{Served, names_in, run, sessiond};
+
+const HOUR: u64 = 3_600;
+/// What a backup is called that is made when every test's clock begins.
+const FIRST: &str = "s-20260101T000000Z.db";
+
+/// A server's database, an empty folder, and the schedule that is asked to look.
+struct Scheduled {
+    server: TestServer,
+    folder: TempDir,
+    metrics: Arc<Metrics>,
+    backups: Backups,
+}
+
+impl Scheduled {
+    /// One every hour, of which so many are kept.
+    async fn start(keep: usize) -> Self {
+        let server = TestServer::start().await;
+        let folder = tempfile::tempdir().expect("a directory");
+        let metrics = Arc::new(Metrics::new());
+        let backups = schedule(&server.database(), folder.path(), keep, &server.clock, &metrics);
+        Self {
+            server,
+            folder,
+            metrics,
+            backups,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The names after a look that comes so much later.
+    fn after(&self, secs: u64) -> Vec<String> {
+        self.server.advance(secs);
+        self.backups.make_due();
+        names_in(self.folder.path())
+    }
+
+    fn counted(&self, result: &'static str) -> u64 {
+        self.metrics.backups.get_or_create(&[("result", result)]).get()
+    }
+}
+
+fn schedule(
+    database: &Path,
+    folder: &Path,
+    keep: usize,
+    clock: &Arc<Clock>,
+    metrics: &Arc<Metrics>,
+) -> Backups {
+    let config = BackupConfig {
+        folder: Some(folder.to_owned()),
+        every_secs: HOUR,
+        keep,
+    };
+    Backups::new(database, &config, Arc::clone(clock), Arc::clone(metrics)).expect("a folder is named")
+}
+
+#[tokio::test]
+async fn backup_is_due_at_once_and_then_when_the_newest_is_old_enough() {
+    let scheduled = Scheduled::start(7).await;
+    scheduled.server.sign_in("ada").await;
+    assert_eq!(scheduled.after(0), [FIRST]);
+    assert_eq!(scheduled.after(HOUR - 1), [FIRST]);
+    let both = [FIRST, "s-20260101T010000Z.db"];
+    assert_eq!(scheduled.after(1), both);
+    assert_eq!(scheduled.after(0), both);
+    assert_eq!((scheduled.counted("made"), scheduled.counted("failed")), (2, 0));
+    let copy = scheduled.path(FIRST);
+    let copy = copy.to_str().expect("UTF-8");
+    let checked = run(scheduled.folder.path(), ["check", "--database", copy]).exited(0);
+    assert_eq!(checked, "ok: 1 session(s), 1 event(s)\n");
+}
+
+#[tokio::test]
+async fn restart_neither_skips_nor_repeats_a_backup() {
+    let mut scheduled = Scheduled::start(7).await;
+    scheduled.after(0);
+    let database = scheduled.server.database();
+    let (clock, metrics) = (&scheduled.server.clock, &scheduled.metrics);
+    scheduled.backups = schedule(&database, scheduled.folder.path(), 7, clock, metrics);
+    assert_eq!(scheduled.after(HOUR - 1), [FIRST]);
+    assert_eq!(scheduled.after(1).len(), 2);
+}
+
+#[tokio::test]
+async fn oldest_beyond_those_that_are_kept_are_removed() {
+    let scheduled = Scheduled::start(2).await;
+    for _ in 0..4 {
+        scheduled.after(HOUR);
+    }
+    assert_eq!(
+        names_in(scheduled.folder.path()),
+        ["s-20260101T030000Z.db", "s-20260101T040000Z.db"]
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_of_the_schedule_is_left_alone() {
+    let scheduled = Scheduled::start(1).await;
+    let others = [
+        "a list.txt",
+        "other-20250101T000000Z.db",
+        "s-20250101T000000Z.db.gz",
+        "s-20251301T000000Z.db",
+        "s-20250101T000000Z-wal.db",
+        "s-99990101T000000Z.db",
+        "s.db",
+    ];
+    for name in others {
+        fs::write(scheduled.path(name), "mine").expect("written");
+    }
+    fs::create_dir(scheduled.path("s-20250101T000000Z.db")).expect("made");
+    scheduled.after(0);
+    let names = scheduled.after(HOUR);
+    for name in others
+        .iter()
+        .chain(&["s-20250101T000000Z.db", "s-20260101T010000Z.db"])
+    {
+        assert!(
+            names.iter().any(|there| there == name),
+            "{name} is not in {names:?}"
+        );
+    }
+    assert_eq!(names.len(), others.len() + 2, "{names:?}");
+}
+
+#[tokio::test]
+async fn failure_is_counted_removes_nothing_and_is_tried_again_later() {
+    let scheduled = Scheduled::start(1).await;
+    scheduled.after(0);
+    // Nothing can be made in a folder in which another is being made.
+    let held = fs::File::create(scheduled.path(".sessiond-backup-lock")).expect("made");
+    held.lock().expect("locked");
+    let left = [".sessiond-backup-lock", FIRST];
+    assert_eq!(scheduled.after(HOUR), left);
+    assert_eq!((scheduled.counted("made"), scheduled.counted("failed")), (1, 1));
+    drop(held);
+    assert_eq!(scheduled.after(599), left, "not at once");
+    assert_eq!(scheduled.after(1), ["s-20260101T011000Z.db"]);
+    assert_eq!((scheduled.counted("made"), scheduled.counted("failed")), (2, 1));
+}
+
+#[tokio::test]
+async fn folder_that_is_not_there_is_a_failure_and_is_not_made() {
+    let scheduled = Scheduled::start(1).await;
+    let folder = scheduled.path("mounted");
+    let database = scheduled.server.database();
+    let backups = schedule(&database, &folder, 1, &scheduled.server.clock, &scheduled.metrics);
+    backups.make_due();
+    assert_eq!(scheduled.counted("failed"), 1);
+    assert!(!folder.exists());
+}
+
+#[test]
+fn schedule_without_a_folder_is_none() {
+    let config = BackupConfig {
+        folder: None,
+        every_secs: HOUR,
+        keep: 1,
+    };
+    let clock = Arc::new(Clock::manual(START));
+    assert!(Backups::new(Path::new("s.db"), &config, clock, Arc::new(Metrics::new())).is_none());
+}
+
+#[tokio::test]
+async fn server_makes_the_first_backup_by_itself_and_counts_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::create_dir(dir.path().join("backups")).expect("made");
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--database", "s.db"];
+    let mut command = sessiond(dir.path(), arguments);
+    command.env("SESSIOND_BACKUP__FOLDER", "backups");
+    let mut server = Served::start(command);
+    server.process.stderr.until("backup backups/s-");
+    let text = server.client.get(format!("{}/metrics", server.base)).send().await;
+    let text = text.expect("an answer").text().await.expect("a text");
+    assert!(
+        text.contains("sessiond_backups_total{result=\"made\"} 1"),
+        "{text}"
+    );
+    server.stop().exited(0);
+    assert_eq!(names_in(&dir.path().join("backups")).len(), 1);
+}
