@@ -1,7 +1,8 @@
 //! The command line.
 //!
 //! Commands that look or change go through the operator socket of the running server; if none runs they take the same
-//! lock, serve that socket themselves for the one request, and so do the same thing in the same way. Results go to
+//! lock, serve that socket themselves for the one request, and so do the same thing in the same way. `check` and `backup` read the
+//! file beside whoever has it open; `restore` takes the lock, and replaces it. Results go to
 //! stdout, words about them to stderr. Exit code 2: the command or the configuration is wrong; 1: it failed.
 
 mod backup;
