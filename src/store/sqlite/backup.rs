@@ -356,19 +356,42 @@ fn lock_in(path: &Path) -> io::Result<Option<File>> {
 mod tests {
     use std::cell::Cell;
 
+    use super::super::open_for_writing;
     use super::*;
+
+    /// A database of some thousand pages, and its writer.
+    fn large_database(dir: &tempfile::TempDir) -> (PathBuf, Connection) {
+        let path = dir.path().join("s.db");
+        create_private(&path).expect("made");
+        let writer = open_for_writing(&path).expect("opened");
+        writer
+            .execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (zeroblob(20000000))")
+            .expect("filled");
+        (path, writer)
+    }
+
+    #[test]
+    fn copy_that_is_no_longer_wanted_ends_between_two_steps() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, _writer) = large_database(&dir);
+        let copy = dir.path().join("copy.db");
+        create_private(&copy).expect("made");
+        let source = open_beside_others(&path).expect("opened");
+        let steps = Cell::new(0);
+        let is_wanted = || {
+            steps.set(steps.get() + 1);
+            steps.get() < 3
+        };
+        copy_pages(&source, &copy, &is_wanted).expect_err("there was more to copy");
+        assert_eq!(steps.get(), 3);
+    }
 
     #[test]
     fn changes_that_come_between_steps_do_not_make_a_copy_begin_anew() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (path, copy) = (dir.path().join("s.db"), dir.path().join("copy.db"));
-        for path in [&path, &copy] {
-            create_private(path).expect("made");
-        }
-        let writer = super::super::open_for_writing(&path).expect("opened");
-        writer
-            .execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (zeroblob(20000000))")
-            .expect("some thousand pages");
+        let (path, writer) = large_database(&dir);
+        let copy = dir.path().join("copy.db");
+        create_private(&copy).expect("made");
         let source = open_beside_others(&path).expect("opened");
         let snapshot = snapshot_of(&source, &path).expect("begun");
         let rows = |connection: &Connection| {
