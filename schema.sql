@@ -136,7 +136,7 @@ CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
 -- What happened; each row is written in the transaction of the change it tells of.
 CREATE TABLE events (
     id                INTEGER PRIMARY KEY AUTOINCREMENT, -- grows and is never given twice: consumers keep it as cursor
-    type              TEXT    NOT NULL,
+    type              TEXT    NOT NULL,                  -- 'erased': of a user's event only id and age are left
     occurred_at       INTEGER NOT NULL,                  -- for an expired session its deadline
     recorded_at       INTEGER NOT NULL,                  -- when the row was written: the purge goes by it, in id order
     app               TEXT    NOT NULL,

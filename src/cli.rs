@@ -11,6 +11,7 @@ mod dev;
 mod events;
 mod operator;
 mod policy;
+mod users;
 mod webhooks;
 
 use std::convert::Infallible;
@@ -73,7 +74,7 @@ enum What {
     /// List and revoke sessions
     #[command(subcommand)]
     Sessions(Sessions),
-    /// Show, block and unblock users
+    /// Show, block, unblock, export and erase users
     #[command(subcommand)]
     Users(Users),
     /// Show what happened, and what happens
@@ -201,6 +202,20 @@ enum Users {
     },
     /// Let a blocked user sign in again
     Unblock {
+        /// The user's id
+        user: String,
+        #[command(flatten)]
+        app: App,
+    },
+    /// Print all that is kept of a user, as one JSON object
+    Export {
+        /// The user's id
+        user: String,
+        #[command(flatten)]
+        app: App,
+    },
+    /// End all sessions of a user and delete all that is kept of them; a block too
+    Erase {
         /// The user's id
         user: String,
         #[command(flatten)]
@@ -526,6 +541,8 @@ impl Users {
             }
             Self::Block { user, app } => set_blocked(operator, &user, &app, true).await?,
             Self::Unblock { user, app } => set_blocked(operator, &user, &app, false).await?,
+            Self::Export { user, app } => users::export(operator, &user, &app.app).await?,
+            Self::Erase { user, app } => users::erase(operator, &user, &app.app).await?,
         }
         operator.finish().await
     }

@@ -1,7 +1,7 @@
 //! The HTTP edge: routes, what every answer carries, limits.
 //!
 //! Two tables of routes: the public one (TCP) with all planes, and the operator's (Unix socket) with the service plane
-//! and the API keys, where the socket's mode is the credential. Handlers parse, call the manager and write; rules live
+//! and the API keys and what is kept of users, where the socket's mode is the credential. Handlers parse, call the manager and write; rules live
 //! elsewhere. Each answer passes [`edge`] once: request id, security headers, metrics, and the log of what went wrong.
 
 pub mod address;
@@ -150,6 +150,8 @@ pub fn routes(config: &mut web::ServiceConfig, state: &StateData) {
                 .route(web::post().to(keys::create_key)),
         );
         config.service(at("/v1/keys/{id}", "DELETE").route(web::delete().to(keys::revoke_key)));
+        config.service(at("/v1/users/{user_id}/kept", "GET").route(web::get().to(users::get_kept)));
+        config.service(at("/v1/users/{user_id}/erase", "POST").route(web::post().to(users::erase_user)));
         operations(config);
         return;
     }

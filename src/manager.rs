@@ -33,9 +33,9 @@ use crate::session::{
     Session, SessionId, Touch, is_clean_text, is_identity_key, network_of,
 };
 use crate::store::{
-    AppList, AppPage, BulkEnding, Committed, Cursor, DataOutcome, DataPatch, EndRequest, Hooks, KeyRecord,
-    Outcome, Owner, Scope, SessionPatch, SessionStore, StatusFilter, UserList, UserPage, UserPatch,
-    UserRecord,
+    AppList, AppPage, BulkEnding, Committed, Cursor, DataOutcome, DataPatch, EndRequest, Erased, Hooks,
+    KeyRecord, KnownDevice, Outcome, Owner, Scope, SessionPatch, SessionStore, StatusFilter, UserList,
+    UserPage, UserPatch, UserRecord,
 };
 use crate::touch::PendingTouches;
 use crate::user::{SESSIONS_PER_USER_MAX, Tiers, UserId};
@@ -45,6 +45,11 @@ pub const APP_REVOKE_BATCH: usize = 500;
 /// Touches in one transaction: some 10 ms of the writer's time at a million sessions, so that a sign-in, or a check on the
 /// same core, does not wait long for it.
 const TOUCHES_PER_COMMIT: usize = 500;
+/// Rows that one commit of an erasure takes: some 10 ms of the writer's time, as for the sweeper, so that others come in
+/// between.
+const ERASED_PER_COMMIT: usize = 50;
+/// Commits that one call of [`SessionManager::erase_user`] makes at most: some seconds.
+const COMMITS_PER_ERASURE: usize = 200;
 /// Why and by whom sessions are ended.
 #[derive(Debug, Clone)]
 pub struct Revocation {
@@ -125,7 +130,7 @@ impl Hooks for Held {
 
 /// A reason as a metric's label: applications may make up reasons, and labels must be few.
 fn known_reason(reason: &str) -> &'static str {
-    const KNOWN: [&str; 9] = [
+    const KNOWN: [&str; 10] = [
         Reason::LOGOUT,
         Reason::LOGOUT_ALL,
         Reason::MANUAL,
@@ -135,6 +140,7 @@ fn known_reason(reason: &str) -> &'static str {
         Reason::USER_BLOCKED,
         Reason::CREDENTIALS_CHANGED,
         Reason::TOKEN_REUSE,
+        Reason::USER_ERASED,
     ];
     KNOWN
         .into_iter()
@@ -551,6 +557,40 @@ impl SessionManager {
             .update_user(app.clone(), user_id, patch, by, now)
             .await?;
         Ok(self.view(record))
+    }
+
+    /// Erases what is kept of a user, after ending their sessions; what was erased, and whether to call again for the rest.
+    /// Stopped anywhere, the next call goes on.
+    ///
+    /// The sessions end in a commit of their own first, so that whoever follows the events may hear of it. What somebody
+    /// has not read by then is lost to them: it would name the user.
+    pub async fn erase_user(&self, app: &AppName, user_id: UserId, by: EndedBy) -> Result<Erased, Error> {
+        self.refusals.forget(app, &user_id);
+        let ending = Revocation::new(Reason::USER_ERASED, by);
+        self.revoke_user_sessions(app, user_id.clone(), None, ending.clone())
+            .await?;
+        let mut all = Erased::default();
+        for _ in 0..COMMITS_PER_ERASURE {
+            let request = self.end_request(ending.clone());
+            let erased = self
+                .store
+                .erase_user(app.clone(), user_id.clone(), request, ERASED_PER_COMMIT)
+                .await?;
+            all = Erased {
+                sessions: all.sessions + erased.sessions,
+                events: all.events + erased.events,
+                more: erased.more,
+            };
+            if !erased.more {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    /// What a user signed in with.
+    pub async fn list_devices(&self, app: &AppName, user_id: UserId) -> Result<Vec<KnownDevice>, Error> {
+        self.store.list_devices(app.clone(), user_id).await
     }
 
     fn view(&self, record: UserRecord) -> UserView {

@@ -266,9 +266,11 @@ impl Reason {
     pub const TOKEN_REUSE: &'static str = "token_reuse";
     /// A backup was restored, in which it was active, and nobody knows whether it was ended since.
     pub const RESTORED: &'static str = "restored";
+    /// Everything that is kept of the user is being erased.
+    pub const USER_ERASED: &'static str = "user_erased";
 
     /// Reasons of the server's and the application's own acts: no person gives them for theirs.
-    pub const NOT_A_PERSONS: [&'static str; 7] = [
+    pub const NOT_A_PERSONS: [&'static str; 8] = [
         Self::SESSION_LIMIT_EXCEEDED,
         Self::IDLE_TIMEOUT,
         Self::ABSOLUTE_TIMEOUT,
@@ -276,6 +278,7 @@ impl Reason {
         Self::CREDENTIALS_CHANGED,
         Self::TOKEN_REUSE,
         Self::RESTORED,
+        Self::USER_ERASED,
     ];
 
     /// Reads a reason; `None` if it breaks a rule.

@@ -491,6 +491,28 @@ pub struct UserRecord {
     pub active_count: u64,
 }
 
+/// What an erasure took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Erased {
+    /// Sessions.
+    pub sessions: u64,
+    /// Events, those of a session from before it was the user's included.
+    pub events: u64,
+    /// Whether something is left.
+    pub more: bool,
+}
+
+/// A browser and operating system that a user signed in with; each `None` where it is not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownDevice {
+    /// The browser, without its version.
+    pub browser: Option<String>,
+    /// The operating system, likewise.
+    pub os: Option<String>,
+    /// When it was first seen.
+    pub first_seen_at: Timestamp,
+}
+
 /// Which sessions a list shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatusFilter {
@@ -729,6 +751,11 @@ pub trait SessionStore: Send + Sync {
         now: Timestamp,
     ) -> Answer<UserRecord>;
 
+    /// Ends all that a user has, then deletes up to `limit` of their sessions and events and what belongs to these; once there
+    /// are fewer, also their devices and settings, and nothing is left. Of an event its number stays, so that no place
+    /// among them is lost.
+    fn erase_user(&self, app: AppName, user_id: UserId, request: EndRequest, limit: usize) -> Answer<Erased>;
+
     /// Changes an active session's data.
     fn change_data(
         &self,
@@ -774,6 +801,9 @@ pub trait SessionStore: Send + Sync {
 
     /// A user's settings and count.
     fn find_user(&self, app: AppName, user_id: UserId, now: Timestamp) -> Answer<UserRecord>;
+
+    /// What a user signed in with, first seen first; at most [`DEVICES_PER_USER_MAX`].
+    fn list_devices(&self, app: AppName, user_id: UserId) -> Answer<Vec<KnownDevice>>;
 
     /// A page of events.
     fn list_events(&self, list: EventList) -> Answer<EventPage>;

@@ -117,6 +117,22 @@ impl Operator {
         self.call(Method::GET, path, app, query, None).await
     }
 
+    /// `None` if the server refuses.
+    pub(super) async fn get_unless_refused(
+        &self,
+        path: &[&str],
+        app: &AppName,
+    ) -> Result<Option<Value>, Failure> {
+        match self.send(Method::GET, path, app, &[], None).await {
+            Ok(found) => Ok(Some(found)),
+            Err(OperatorError::Refused(_)) => Ok(None),
+            Err(error) => {
+                let _ = self.finish().await;
+                Err(error.into())
+            }
+        }
+    }
+
     pub(super) async fn post(&self, path: &[&str], app: &AppName, body: &Value) -> Result<Value, Failure> {
         self.call(Method::POST, path, app, &[], Some(body)).await
     }

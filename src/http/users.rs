@@ -7,12 +7,14 @@ use utoipa::{IntoParams, ToSchema};
 use super::auth::{self, StateData};
 use super::input::{self, Body, Query, present};
 use super::json;
+use super::json_writer::Text;
 use super::problem::{Problem, ProblemBody};
 use super::session_body::Audience;
 use super::sessions::{EndParams, SessionPageBody, caller_without_query, revocation, user_page};
+use crate::clock::Timestamp;
 use crate::manager::UserView;
 use crate::session::{Reason, SessionId};
-use crate::store::UserPatch;
+use crate::store::{KnownDevice, UserPatch};
 use crate::user::UserId;
 
 /// A user's settings and what follows from them.
@@ -191,4 +193,81 @@ pub async fn revoke_user_sessions(request: HttpRequest, state: StateData) -> Res
         .revoke_user_sessions(&backend.app, user_id, except, revocation)
         .await?;
     Ok(json(HttpResponse::Ok(), &RevokedBody { revoked_count }))
+}
+
+/// What is kept of a user beside sessions and events.
+#[derive(Debug, Serialize)]
+struct KeptBody<'u> {
+    user_id: &'u str,
+    app: &'u str,
+    tier: Option<&'u str>,
+    max_sessions: Option<u32>,
+    is_blocked: bool,
+    credentials_changed_at: Option<Text<Timestamp>>,
+    devices: Vec<DeviceBody<'u>>,
+}
+
+#[derive(Debug, Serialize)]
+struct DeviceBody<'d> {
+    browser: Option<&'d str>,
+    os: Option<&'d str>,
+    first_seen_at: Text<Timestamp>,
+}
+
+impl<'d> From<&'d KnownDevice> for DeviceBody<'d> {
+    fn from(device: &'d KnownDevice) -> Self {
+        Self {
+            browser: device.browser.as_deref(),
+            os: device.os.as_deref(),
+            first_seen_at: Text(device.first_seen_at),
+        }
+    }
+}
+
+/// Operator plane only: what is kept of a user beside sessions and events, for the command that exports all of it.
+pub async fn get_kept(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let app = caller_without_query(&request, &state).await?.app;
+    let user_id = input::user_id(&request)?;
+    let settings = state
+        .manager
+        .find_user(&app, user_id.clone())
+        .await?
+        .record
+        .settings;
+    let devices = state.manager.list_devices(&app, user_id.clone()).await?;
+    let body = KeptBody {
+        user_id: user_id.as_str(),
+        app: app.as_str(),
+        tier: settings.tier.as_deref(),
+        max_sessions: settings.max_sessions,
+        is_blocked: settings.is_blocked,
+        credentials_changed_at: settings.credentials_changed_at.map(Text),
+        devices: devices.iter().map(DeviceBody::from).collect(),
+    };
+    Ok(json(HttpResponse::Ok(), &body))
+}
+
+/// What was erased.
+#[derive(Debug, Serialize)]
+struct ErasedBody {
+    sessions: u64,
+    events: u64,
+    /// Something is left: to be called again.
+    more: bool,
+}
+
+/// Operator plane only: ends a user's sessions and erases what is kept of the user, as much of it as one call may.
+pub async fn erase_user(request: HttpRequest, state: StateData) -> Result<HttpResponse, Problem> {
+    let backend = caller_without_query(&request, &state).await?;
+    let user_id = input::user_id(&request)?;
+    let erased = state
+        .manager
+        .erase_user(&backend.app, user_id, backend.by)
+        .await?;
+    let body = ErasedBody {
+        sessions: erased.sessions,
+        events: erased.events,
+        more: erased.more,
+    };
+    Ok(json(HttpResponse::Ok(), &body))
 }

@@ -152,6 +152,11 @@ impl RefusedRevocations {
             .collect()
     }
 
+    /// Forgets what was counted of a user of whom nothing is to be kept.
+    pub(super) fn forget(&self, app: &AppName, user_id: &UserId) {
+        self.lock().remove(&Caller::User(app.clone(), user_id.clone()));
+    }
+
     /// These could not be told after all: they count for the next time.
     pub(super) fn put_back(&self, told: Told) {
         if let Some(counted) = self.lock().get_mut(&told.caller) {
@@ -268,6 +273,17 @@ mod tests {
         }
         let counts: Vec<_> = (0..3).map(|_| refusals.due(at(60), 2).len()).collect();
         assert_eq!(counts, [2, 1, 0]);
+    }
+
+    #[test]
+    fn user_who_is_forgotten_is_told_of_no_more() {
+        let refusals = RefusedRevocations::default();
+        for name in ["ada", "bob"] {
+            note(&refusals, name, 0);
+            note(&refusals, name, 1);
+        }
+        refusals.forget(&AppName::default_app(), &user("ada"));
+        assert_eq!(due(&refusals, 60), [counted("bob", 1)]);
     }
 
     #[test]

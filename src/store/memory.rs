@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{
     Answer, AppList, AppPage, Authenticated, Authentication, BulkEnding, Committed, Creation,
-    DEVICES_PER_USER_MAX, DataOutcome, DataPatch, EndRequest, EventBounds, EventList, EventPage, EventsFrom,
-    Hooks, IDEMPOTENCY_MILLIS, Idempotency, KeyRecord, LOOKS_PER_EXPIRY, NewSession, OVERDUE_PER_CREATION,
-    Outcome, Owner, REFUSED_LIST_LEN_MAX, REPORT_INTERVAL_MILLIS, Refused, Renewal, Renewed, Scope,
-    SessionPatch, SessionStore, StatusFilter, UserList, UserPage, UserPatch, UserRecord, VISITORS_MILLIS,
-    cut_page,
+    DEVICES_PER_USER_MAX, DataOutcome, DataPatch, EndRequest, Erased, EventBounds, EventList, EventPage,
+    EventsFrom, Hooks, IDEMPOTENCY_MILLIS, Idempotency, KeyRecord, KnownDevice, LOOKS_PER_EXPIRY, NewSession,
+    OVERDUE_PER_CREATION, Outcome, Owner, REFUSED_LIST_LEN_MAX, REPORT_INTERVAL_MILLIS, Refused, Renewal,
+    Renewed, Scope, SessionPatch, SessionStore, StatusFilter, UserList, UserPage, UserPatch, UserRecord,
+    VISITORS_MILLIS, cut_page,
 };
 use crate::clock::Timestamp;
 use crate::data::Data;
@@ -48,7 +48,8 @@ struct State {
     /// When to look next whether a session without an ending is over: no later than its deadline. Uses do not move it.
     sweeps: BTreeMap<SessionId, Timestamp>,
     keys: BTreeMap<KeyId, KeyRecord>,
-    events: Vec<(Timestamp, RecordedEvent)>,
+    /// When each was written; without the event where that was erased, as its number stays.
+    events: Vec<(Timestamp, Option<RecordedEvent>)>,
     /// The number of the newest event.
     last_event: u64,
     /// Another one in each process, as all numbers come again.
@@ -120,7 +121,7 @@ impl MemoryStore {
         self.lock()
             .events
             .iter()
-            .map(|(_, recorded)| recorded.event.clone())
+            .filter_map(|(_, recorded)| Some(recorded.as_ref()?.event.clone()))
             .collect()
     }
 
@@ -227,7 +228,7 @@ impl State {
             event,
         };
         committed.events.push(recorded.clone());
-        self.events.push((now, recorded));
+        self.events.push((now, Some(recorded)));
     }
 
     fn event_bounds(&self) -> EventBounds {
@@ -247,7 +248,7 @@ impl State {
         let mut matching: Vec<RecordedEvent> = self
             .events
             .iter()
-            .map(|(_, recorded)| recorded)
+            .filter_map(|(_, recorded)| recorded.as_ref())
             .filter(|recorded| match list.from {
                 EventsFrom::After(number) => recorded.number > number,
                 EventsFrom::Before(number) => recorded.number < number,
@@ -808,6 +809,61 @@ impl State {
         count
     }
 
+    fn erase_user(&mut self, app: &AppName, user_id: &UserId, limit: usize) -> Erased {
+        let mut ids: Vec<SessionId> = self
+            .of_user(app, user_id, |_| true)
+            .iter()
+            .map(|s| s.id)
+            .collect();
+        ids.truncate(limit);
+        for id in &ids {
+            self.sessions.remove(id);
+            self.visitors.remove(id);
+            self.calls.retain(|_, call| call.session_id != *id);
+        }
+        let of_user: Vec<&Event> = self
+            .events
+            .iter()
+            .filter_map(|(_, recorded)| Some(&recorded.as_ref()?.event))
+            .filter(|event| event.app == *app && event.user_id.as_ref() == Some(user_id))
+            .collect();
+        let theirs: Vec<SessionId> = of_user.iter().filter_map(|event| event.session_id).collect();
+        let is_theirs = |event: &Event| {
+            let from_before =
+                event.user_id.is_none() && event.session_id.is_some_and(|id| theirs.contains(&id));
+            event.app == *app && (from_before || event.user_id.as_ref() == Some(user_id))
+        };
+        // Those of before first: the others lead to them.
+        let (mut numbers, mut later): (Vec<usize>, Vec<usize>) = (0..self.events.len())
+            .filter(|at| {
+                self.events[*at]
+                    .1
+                    .as_ref()
+                    .is_some_and(|recorded| is_theirs(&recorded.event))
+            })
+            .partition(|at| {
+                self.events[*at]
+                    .1
+                    .as_ref()
+                    .is_some_and(|r| r.event.user_id.is_none())
+            });
+        numbers.append(&mut later);
+        numbers.truncate(limit - ids.len());
+        for at in &numbers {
+            self.events[*at].1 = None;
+        }
+        let more = ids.len() + numbers.len() >= limit;
+        if !more {
+            self.devices.remove(&(app.clone(), user_id.clone()));
+            self.users.remove(&(app.clone(), user_id.clone()));
+        }
+        Erased {
+            sessions: ids.len() as u64,
+            events: numbers.len() as u64,
+            more,
+        }
+    }
+
     fn change_data(
         &mut self,
         app: &AppName,
@@ -1043,6 +1099,13 @@ impl SessionStore for MemoryStore {
         })
     }
 
+    fn erase_user(&self, app: AppName, user_id: UserId, request: EndRequest, limit: usize) -> Answer<Erased> {
+        self.change(request.now, |state, committed| {
+            state.end_all_of_user(&app, &user_id, None, &request, committed);
+            state.erase_user(&app, &user_id, limit)
+        })
+    }
+
     fn expire(&self, now: Timestamp, limit: usize) -> Answer<usize> {
         self.change(now, |state, committed| state.expire(now, limit, committed))
     }
@@ -1166,6 +1229,21 @@ impl SessionStore for MemoryStore {
 
     fn find_user(&self, app: AppName, user_id: UserId, now: Timestamp) -> Answer<UserRecord> {
         self.read(|state| state.user_record(&app, &user_id, now))
+    }
+
+    fn list_devices(&self, app: AppName, user_id: UserId) -> Answer<Vec<KnownDevice>> {
+        self.read(|state| {
+            let known = |name: &String| Some(name.clone()).filter(|name| !name.is_empty());
+            let devices = state.devices.get(&(app, user_id)).into_iter().flatten();
+            let mut devices: Vec<_> = devices.map(|(pair, at)| (*at, pair)).collect();
+            devices.sort();
+            let known = |(at, (browser, os)): (Timestamp, &(String, String))| KnownDevice {
+                browser: known(browser),
+                os: known(os),
+                first_seen_at: at,
+            };
+            devices.into_iter().map(known).collect()
+        })
     }
 
     fn list_events(&self, list: EventList) -> Answer<EventPage> {

@@ -516,7 +516,7 @@ fn every_command_explains_itself() {
             }
         }
     }
-    assert_eq!(explained, 33, "one page for each command and group of commands");
+    assert_eq!(explained, 35, "one page for each command and group of commands");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod clients;
 mod data;
 mod devices;
 mod endings;
+mod erasure;
 mod events;
 mod identities;
 mod notices;

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use sessiond::address::IpPrivacy;
 use tempfile::tempdir;
 
-use crate::harness::{TestServer, events};
-use crate::process::{Served, create_key, names_in, sessiond, text};
+use crate::harness::{FIREFOX_ON_LINUX, TestServer, events};
+use crate::process::{Finished, Served, create_key, names_in, run, sessiond, text};
 use crate::support::{add_app, count, rows};
 
 /// Public addresses that have places, and what each is kept as where the network is.
@@ -353,4 +353,128 @@ async fn visitors_are_counted_across_a_restart_where_no_address_is_kept() {
     }
     let server = server.stop().await.restart().await;
     assert_eq!(visit(&server).await.status, 429);
+}
+
+// Export and erasure.
+
+/// A name that is nowhere by itself.
+const ADA: &str = "ada.lovelace@example.com";
+
+/// A command about the database in `dir`.
+fn on(dir: &Path, arguments: &[&str]) -> Finished {
+    run(dir, arguments.iter().copied().chain(["--database", "s.db"]))
+}
+
+fn exported(dir: &Path, user: &str) -> Value {
+    let printed = on(dir, &["users", "export", user]).exited(0);
+    serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error} in {printed}"))
+}
+
+/// So many sessions of a user, each with what it can have; every other one has ended.
+async fn fill(server: &Served, key: &str, user: &str, sessions: usize) {
+    for number in 0..sessions {
+        let body = json!({
+            "user_id": user, "user_agent": FIREFOX_ON_LINUX, "ip_address": V4.0, "auth": { "name": user },
+            "data": { "cart": [user, number] }, "name": format!("{user}'s {number}"),
+        });
+        let (id, _) = server.create(key, body).await;
+        let identity = format!("/v1/sessions/{id}/identities/work");
+        let set = Some(json!({ "mail": user }));
+        let (status, answer) = server.call(Method::PUT, &identity, key, set).await;
+        assert_eq!(status, 200, "{answer}");
+        if number % 2 == 0 {
+            let path = format!("/v1/sessions/{id}");
+            assert_eq!(server.call(Method::DELETE, &path, key, None).await.0, 204);
+        }
+    }
+}
+
+#[tokio::test]
+async fn export_has_all_pages_and_data_and_no_hash() {
+    let dir = tempdir().expect("a directory");
+    let key = create_key(dir.path());
+    let server = Served::serve(dir.path());
+    let settings = Some(json!({ "max_sessions": 1_000 }));
+    let path = format!("/v1/users/{ADA}");
+    assert_eq!(server.call(Method::PATCH, &path, &key, settings).await.0, 200);
+    fill(&server, &key, ADA, 205).await;
+    fill(&server, &key, "bob", 3).await;
+    let beside = exported(dir.path(), ADA);
+    server.stop();
+    assert_eq!(exported(dir.path(), ADA), beside, "with a server and without one");
+
+    assert_eq!(beside["user"]["max_sessions"], 1_000);
+    assert_eq!(beside["user"]["devices"][0]["browser"], "Firefox");
+    let sessions = beside["sessions"].as_array().expect("a list");
+    let with_data = sessions
+        .iter()
+        .filter(|session| session["data"]["cart"][0] == ADA);
+    assert_eq!((sessions.len(), with_data.count()), (205, 102));
+    assert_eq!(beside["events"].as_array().map(Vec::len), Some(205 + 103));
+    let printed = beside.to_string();
+    assert!(!printed.contains("bob") && !printed.contains("hash"), "{printed}");
+}
+
+#[tokio::test]
+async fn nothing_of_an_erased_user_is_in_any_file_and_all_of_others_is() {
+    let dir = tempdir().expect("a directory");
+    let key = create_key(dir.path());
+    let server = Served::serve(dir.path());
+    let settings = Some(json!({ "max_sessions": 100 }));
+    for user in [ADA, "bob"] {
+        let path = format!("/v1/users/{user}");
+        let (status, _) = server.call(Method::PATCH, &path, &key, settings.clone()).await;
+        assert_eq!(status, 200);
+        fill(&server, &key, user, 80).await;
+    }
+    let (_, token) = server.create(&key, json!({ "user_id": ADA })).await;
+    let (_, page) = server.get("/v1/events?limit=1", &key).await;
+    let cursor = text(&page["next_cursor"]);
+    let of_bob = exported(dir.path(), "bob");
+    let is_there = files(dir.path())
+        .iter()
+        .any(|(_, bytes)| has(bytes, ADA.as_bytes()));
+    assert!(is_there, "what is looked for would be found");
+
+    on(dir.path(), &["users", "erase", ADA]).failed(0, &["81 session(s)", "Backups"]);
+
+    server.assert_token(&token, "invalid_token").await;
+    let (status, page) = server
+        .get(&format!("/v1/events?after={cursor}&limit=1"), &key)
+        .await;
+    assert_eq!(status, 200, "a place among the erased is a place: {page}");
+    assert_eq!(exported(dir.path(), "bob"), of_bob);
+    server.stop();
+    for (name, bytes) in files(dir.path()) {
+        assert!(!has(&bytes, ADA.as_bytes()), "{name} has the user");
+    }
+    let checked = on(dir.path(), &["check"]).exited(0);
+    assert!(checked.starts_with("ok: 80 session(s)"), "{checked}");
+    assert_eq!(exported(dir.path(), "bob"), of_bob);
+}
+
+#[tokio::test]
+async fn erasing_without_a_server_and_again_does_no_harm() {
+    let dir = tempdir().expect("a directory");
+    let key = create_key(dir.path());
+    let server = Served::serve(dir.path());
+    fill(&server, &key, ADA, 3).await;
+    server.stop();
+    on(dir.path(), &["users", "erase", ADA]).failed(0, &["3 session(s)"]);
+    on(dir.path(), &["users", "erase", ADA]).failed(0, &["0 session(s), 0 event(s)"]);
+    assert_eq!(exported(dir.path(), ADA)["events"], json!([]));
+    let server = Served::serve(dir.path());
+    server.create(&key, json!({ "user_id": ADA })).await;
+}
+
+#[tokio::test]
+async fn backends_cannot_erase_or_see_what_is_kept() {
+    let server = TestServer::start().await;
+    for (method, path) in [
+        (Method::POST, "/v1/users/ada/erase"),
+        (Method::GET, "/v1/users/ada/kept"),
+    ] {
+        let reply = server.request(method, path).key(&server.key).send().await;
+        reply.assert_problem(404, "not_found");
+    }
 }

@@ -20,8 +20,9 @@ use sessiond::session::{
 use sessiond::store::sqlite::{SqliteOptions, SqliteStore};
 use sessiond::store::{
     Answer, AppList, AppPage, Authenticated, Authentication, BulkEnding, Committed, Creation, DataOutcome,
-    DataPatch, EndRequest, EventBounds, EventList, EventPage, Hooks, KeyRecord, NewSession, Outcome, Owner,
-    Renewal, Renewed, Scope, SessionPatch, SessionStore, UserList, UserPage, UserPatch, UserRecord,
+    DataPatch, EndRequest, Erased, EventBounds, EventList, EventPage, Hooks, KeyRecord, KnownDevice,
+    NewSession, Outcome, Owner, Renewal, Renewed, Scope, SessionPatch, SessionStore, UserList, UserPage,
+    UserPatch, UserRecord,
 };
 use sessiond::user::{Tiers, UserId};
 use tempfile::TempDir;
@@ -481,6 +482,10 @@ impl SessionStore for ProbedStore {
         self.inner.update_user(app, user_id, patch, by, now)
     }
 
+    fn erase_user(&self, app: AppName, user_id: UserId, request: EndRequest, limit: usize) -> Answer<Erased> {
+        self.inner.erase_user(app, user_id, request, limit)
+    }
+
     fn expire(&self, now: Timestamp, limit: usize) -> Answer<usize> {
         self.inner.expire(now, limit)
     }
@@ -511,6 +516,10 @@ impl SessionStore for ProbedStore {
 
     fn find_user(&self, app: AppName, user_id: UserId, now: Timestamp) -> Answer<UserRecord> {
         self.inner.find_user(app, user_id, now)
+    }
+
+    fn list_devices(&self, app: AppName, user_id: UserId) -> Answer<Vec<KnownDevice>> {
+        self.inner.list_devices(app, user_id)
     }
 
     fn list_events(&self, list: EventList) -> Answer<EventPage> {

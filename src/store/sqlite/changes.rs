@@ -146,7 +146,7 @@ fn note_credentials_changed(
     write_user(batch.connection, app, user_id, &settings)
 }
 
-fn end_all_of_user(
+pub(super) fn end_all_of_user(
     batch: &mut Batch<'_>,
     app: &AppName,
     user_id: &UserId,

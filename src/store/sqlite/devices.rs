@@ -6,8 +6,8 @@ use super::changes::write_event;
 use super::writer::Batch;
 use crate::clock::Timestamp;
 use crate::event::Event;
-use crate::session::Session;
-use crate::store::DEVICES_PER_USER_MAX;
+use crate::session::{AppName, Session};
+use crate::store::{DEVICES_PER_USER_MAX, KnownDevice};
 use crate::user::UserId;
 
 /// Remembers what a user signed in with. Tells of it if it is new, unless nothing was known of this user before: a first
@@ -35,6 +35,27 @@ pub(super) fn note_device(batch: &mut Batch<'_>, session: &Session, now: Timesta
         Some(event) if known > 0 => write_event(batch, event, now),
         _ => Ok(()),
     }
+}
+
+pub(super) fn list(
+    connection: &Connection,
+    app: &AppName,
+    user_id: &UserId,
+) -> rusqlite::Result<Vec<KnownDevice>> {
+    let known = |name: String| Some(name).filter(|name| !name.is_empty());
+    connection
+        .prepare_cached(
+            "SELECT browser, os, first_seen_at FROM user_devices WHERE app = ?1 AND user_id = ?2
+             ORDER BY first_seen_at, browser, os",
+        )?
+        .query_map(params![app.as_str(), user_id.as_str()], |row| {
+            Ok(KnownDevice {
+                browser: known(row.get(0)?),
+                os: known(row.get(1)?),
+                first_seen_at: row.get(2)?,
+            })
+        })?
+        .collect()
 }
 
 fn is_known(connection: &Connection, session: &Session, user_id: &UserId) -> rusqlite::Result<bool> {

@@ -79,9 +79,12 @@ pub(super) fn list(
             page.more = true;
             break;
         }
-        let recorded = rows::event(row)?;
-        page.looked_to = recorded.number;
+        page.looked_to = row.get(0)?;
         count += 1;
+        if rows::is_erased(row)? {
+            continue;
+        }
+        let recorded = rows::event(row)?;
         if is_asked_for(&recorded) {
             page.events.push(recorded);
         }

@@ -103,6 +103,14 @@ pub(super) fn data(row: &Row<'_>) -> rusqlite::Result<Data> {
 pub(super) const EVENT_COLUMNS: &str = "id, type, occurred_at, app, user_id, session_id, client_session_id, reason, \
      ended_by, device_info, ip_address, location, data";
 
+/// The type of an event of which only the number is left; see `erasure`.
+pub(super) const ERASED: &str = "erased";
+
+/// Whether only the number is left of an event.
+pub(super) fn is_erased(row: &Row<'_>) -> rusqlite::Result<bool> {
+    Ok(row.get_ref(1)?.as_str()? == ERASED)
+}
+
 pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<RecordedEvent> {
     Ok(RecordedEvent {
         number: row.get(0)?,

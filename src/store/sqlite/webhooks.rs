@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
-use super::rows;
+use super::rows::{self, ERASED};
 use super::writer::Batch;
 use crate::clock::Timestamp;
 use crate::event::EventKind;
@@ -240,9 +240,11 @@ pub(super) fn enqueue(
     if moved == 0 {
         return Ok(false);
     }
+    // An event may have been erased since it was read.
     let mut insert = batch.connection.prepare_cached(
         "INSERT INTO webhook_deliveries (webhook_id, event_id, type, subject, state, next_attempt_at, created_at)
-         VALUES (?1, ?2, ?3, ?4, 'pending', ?5, ?5) ON CONFLICT DO NOTHING",
+         SELECT ?1, ?2, ?3, ?4, 'pending', ?5, ?5
+         WHERE NOT EXISTS (SELECT 1 FROM events WHERE id = ?2 AND type = ?6) ON CONFLICT DO NOTHING",
     )?;
     for delivery in &new.deliveries {
         insert.execute(params![
@@ -250,7 +252,8 @@ pub(super) fn enqueue(
             delivery.event,
             delivery.kind.as_str(),
             delivery.subject,
-            now
+            now,
+            ERASED
         ])?;
     }
     Ok(true)
