@@ -26,7 +26,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Flags};
-use crate::server::{Mode, Server, StartError};
+use crate::server::{self, Mode, Server, StartError};
 use crate::session::{AppName, NAME_CHARS_MAX};
 use crate::tls::Certificate;
 use operator::{Operator, OperatorError};
@@ -276,7 +276,8 @@ impl Command {
     /// What the log shows unless `RUST_LOG` says: a server tells what it does, a command only what goes wrong.
     pub fn default_log_filter(&self) -> &'static str {
         match self.what {
-            What::Dev { .. } | What::Serve { .. } => "info,actix_server=warn",
+            // What is wrong with the requests of others is no fault of this server, and nobody should fill its log.
+            What::Dev { .. } | What::Serve { .. } => "info,actix_server=warn,actix_http::h1::dispatcher=off",
             _ => "warn",
         }
     }
@@ -375,6 +376,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let base_path = config.server.base_path.clone();
     // Before anything is opened: a signal during the start, too, ends the server in order.
     let (stop, hangup) = (stop_signal()?, signal(SignalKind::hangup())?);
+    server::raise_file_limit();
     let server = Server::bind(config, Mode::Serve, Arc::new(Clock::system())).await?;
     let address = server.address().expect("a server that serves has an address");
     let certificate = server.certificate().cloned();

@@ -7,6 +7,7 @@
 pub mod address;
 pub mod auth;
 pub mod client_sessions;
+pub mod connection;
 pub mod cookie;
 pub mod dashboard;
 pub mod dev;
@@ -48,6 +49,7 @@ use crate::metrics::Counter;
 use crate::observer::webhook::Webhooks;
 use crate::session::{AppName, SessionId};
 use auth::{Plane, StateData};
+use connection::Answering;
 use events::Streams;
 use json_writer::WriteJson;
 use problem::Problem;
@@ -341,6 +343,7 @@ pub async fn edge(
     state: StateData,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let started = Instant::now();
+    let answering = Answering::begin(request.request());
     let id = RequestId::of(request.headers());
     let payload = UnreadPayload::share(&mut request);
     let is_public = state.plane == Plane::Public;
@@ -367,7 +370,7 @@ pub async fn edge(
         let problem = match error.as_error::<Problem>() {
             Some(problem) => problem.clone(),
             None if status.is_client_error() => {
-                return Ok(payload.hold(finish(response, id, &state, started)));
+                return Ok(answering.finish(payload.hold(finish(response, id, &state, started))));
             }
             None => Problem::internal(error.to_string()),
         };
@@ -383,7 +386,7 @@ pub async fn edge(
         let (request, _) = response.into_parts();
         response = ServiceResponse::new(request, problem.to_response(id.as_str()));
     }
-    Ok(payload.hold(finish(response, id, &state, started)))
+    Ok(answering.finish(payload.hold(finish(response, id, &state, started))))
 }
 
 fn answered(request: ServiceRequest, answer: Result<HttpResponse, Problem>) -> ServiceResponse<BoxBody> {

@@ -4,6 +4,8 @@
 //! One server owns a database: it holds an exclusive lock on `DATABASE.lock` as long as it lives. Beside the database
 //! is its operator socket, `DATABASE.sock`, mode 0600: whoever may open it may do what the command line does.
 
+mod serving;
+
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -13,20 +15,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::body::BoxBody;
-use actix_web::dev::{Server as ActixServer, ServerHandle};
-use actix_web::middleware::{Next, from_fn};
-use actix_web::{App, HttpServer, web};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use crate::backups::Backups;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::enrich::location::{LocationError, Locator};
 use crate::error::Error;
+use crate::http::State;
 use crate::http::auth::Plane;
-use crate::http::{self, State};
 use crate::key_file::{self, KeyFileError};
 use crate::manager::SessionManager;
 use crate::metrics::Metrics;
@@ -37,16 +34,10 @@ use crate::store::sqlite::{OpenError, SqliteOptions, SqliteStore, finish_restore
 use crate::sweeper;
 use crate::tls::{Certificate, TlsError};
 use crate::webhook::Sealer;
+use serving::{Listener, Running, start_http};
 
-/// How long a client may take to send a request's head, and before it for the handshake of TLS.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the other side of a connection may take nothing of what is sent to it (TCP_USER_TIMEOUT, tcp(7)).
-#[cfg(target_os = "linux")]
-const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long an idle connection is kept.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// Connections of one worker; more wait to be accepted.
-const CONNECTIONS_PER_WORKER_MAX: usize = 10_000;
+pub use serving::raise_file_limit;
+
 /// How far the clock may be behind the database without a word: what time synchronisation corrects by the way.
 const CLOCK_BEHIND_MILLIS_MAX: i64 = 1_000;
 /// Longest path that a Unix socket can have on Linux (108 bytes with the closing zero, unix(7)).
@@ -430,99 +421,9 @@ fn open_locator(config: &Config) -> Result<Option<Arc<Locator>>, LocationError> 
 fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |source| StartError::Listen { address, source };
     let listener = TcpListener::bind(address).map_err(failed)?;
+    serving::lengthen_backlog(&listener).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
-}
-
-enum Listener {
-    Tcp(TcpListener, Option<Arc<Certificate>>),
-    Unix(UnixListener),
-}
-
-fn start_http(config: &Config, listener: Listener, state: State) -> io::Result<ActixServer> {
-    let state = web::Data::new(state);
-    let workers = match (&listener, config.server.workers) {
-        (Listener::Unix(_), _) => 1,
-        (Listener::Tcp(..), 0) => std::thread::available_parallelism().map_or(1, usize::from),
-        (Listener::Tcp(..), workers) => workers,
-    };
-    let server = HttpServer::new(move || {
-        let edge_state = state.clone();
-        App::new()
-            .wrap(from_fn(move |request, next: Next<BoxBody>| {
-                http::edge(request, next, edge_state.clone())
-            }))
-            .configure(|config| http::routes(config, &state))
-            .default_service(web::to(http::not_found))
-    })
-    .workers(workers)
-    .max_connections(CONNECTIONS_PER_WORKER_MAX)
-    // As many handshakes as connections: one that somebody leaves open costs no more than an idle connection, and with
-    // fewer some hundreds of those would keep everybody else out.
-    .max_connection_rate(CONNECTIONS_PER_WORKER_MAX)
-    .tls_handshake_timeout(HEAD_TIMEOUT)
-    .client_request_timeout(HEAD_TIMEOUT)
-    .keep_alive(KEEP_ALIVE)
-    .on_connect(|connection, _| bound_unread(connection))
-    // Whoever closes their side is gone: a stream of theirs ends then, and not with some later heartbeat. It holds for
-    // every request, as it does with hyper and others: who closes before the answer is there gets none.
-    .h1_allow_half_closed(false)
-    .shutdown_timeout(config.server.shutdown_grace_secs)
-    // Its own handling takes SIGINT for "at once"; whoever runs the server says when to stop.
-    .disable_signals();
-    let server = match listener {
-        Listener::Tcp(listener, None) => server.listen(listener)?,
-        Listener::Tcp(listener, Some(certificate)) => {
-            server.listen_rustls_0_23(listener, certificate.server_config())?
-        }
-        Listener::Unix(listener) => server.listen_uds(listener)?,
-    };
-    Ok(server.run())
-}
-
-/// Has the system close a connection whose other side takes nothing of what is sent: an answer, or a live stream, would
-/// wait for it for ever.
-fn bound_unread(connection: &dyn std::any::Any) {
-    #[cfg(target_os = "linux")]
-    if let Some(connection) = tcp_of(connection)
-        && let Err(error) = socket2::SockRef::from(connection).set_tcp_user_timeout(Some(UNREAD_TIMEOUT))
-    {
-        log::debug!("a connection has no bound for how long it may take nothing: {error}");
-    }
-}
-
-/// The TCP below a connection, plain or by TLS; the operator socket has none.
-#[cfg(target_os = "linux")]
-fn tcp_of(connection: &dyn std::any::Any) -> Option<&tokio::net::TcpStream> {
-    use actix_tls::accept::rustls_0_23::TlsStream;
-    use tokio::net::TcpStream;
-    let by_tls = || Some(connection.downcast_ref::<TlsStream<TcpStream>>()?.get_ref().0);
-    connection.downcast_ref().or_else(by_tls)
-}
-
-/// An HTTP server under way.
-struct Running {
-    handle: ServerHandle,
-    task: JoinHandle<io::Result<()>>,
-}
-
-impl Running {
-    fn start(server: ActixServer) -> Self {
-        Self {
-            handle: server.handle(),
-            task: tokio::spawn(server),
-        }
-    }
-
-    /// Accepts nothing more, and waits for running requests, at most the grace time.
-    async fn stop(self) {
-        self.handle.stop(true).await;
-        match self.task.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => log::error!("the HTTP server failed: {error}"),
-            Err(error) => log::error!("the HTTP server failed: {error}"),
-        }
-    }
 }
 
 /// The socket of the command line.
@@ -566,29 +467,4 @@ fn bind_in(folder: &Path, path: &Path) -> io::Result<UnixListener> {
     std::fs::rename(&hidden, path)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn connection_whose_other_side_takes_nothing_is_closed_by_the_system() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let client = tokio::net::TcpStream::connect(address)
-            .await
-            .expect("a connection");
-        let (accepted, _) = listener.accept().await.expect("a connection");
-        bound_unread(&accepted);
-        let bound = |stream| {
-            socket2::SockRef::from(stream)
-                .tcp_user_timeout()
-                .expect("an option")
-        };
-        assert_eq!(bound(&accepted), Some(UNREAD_TIMEOUT));
-        assert_eq!(bound(&client), None, "which is what there is without it");
-    }
 }

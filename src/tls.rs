@@ -145,6 +145,7 @@ impl Certificate {
         let mut config = builder.with_no_client_auth().with_cert_resolver(certificate);
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config
     }
 

@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use actix_web::http::uri::Authority;
 use actix_web::http::{Method, Uri, header};
 use actix_web::{HttpRequest, web};
 
@@ -143,15 +144,15 @@ fn named_app(state: &State, query: &mut Query) -> Result<Option<AppName>, Proble
         .ok_or_else(|| Problem::invalid_field("app", "is not a configured app"))
 }
 
+/// Where a request is for: what a whole URL in its first line says, else its Host (RFC 9112, section 3.2.2).
+fn authority_of(request: &HttpRequest) -> Option<&str> {
+    let host = || request.headers().get(header::HOST)?.to_str().ok();
+    request.uri().authority().map(Authority::as_str).or_else(host)
+}
+
 /// The host a request is for, lower-case and without port.
 pub fn host_of(request: &HttpRequest) -> Option<String> {
-    let named = request
-        .headers()
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    let authority = named
-        .map(str::to_owned)
-        .or_else(|| request.uri().authority().map(ToString::to_string))?;
+    let authority = authority_of(request)?;
     // A host has no user, whatever URLs can have before an @.
     let uri: Uri = format!("http://{authority}/")
         .parse()
@@ -340,12 +341,9 @@ fn is_own_origin(request: &HttpRequest, origin: &str, public_origins: &[String])
     if !public_origins.is_empty() {
         return public_origins.contains(&origin);
     }
-    let host = request
-        .headers()
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
+    let host = authority_of(request).map(str::to_ascii_lowercase);
     let authority = origin.split_once("://").map(|(_, authority)| authority);
-    authority.is_some() && authority == host.map(str::to_ascii_lowercase).as_deref()
+    authority.is_some() && authority == host.as_deref()
 }
 
 /// The server's state as handlers get it.

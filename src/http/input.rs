@@ -7,7 +7,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use actix_web::http::header;
+use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest, web};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -89,6 +89,13 @@ async fn within<T>(limit: Duration, body: impl Future<Output = Result<T, Problem
 }
 
 async fn read_body(request: &HttpRequest, payload: web::Payload) -> Result<web::Bytes, Problem> {
+    // For actix all that comes after it is the WebSocket's, and a length that stands beside it is not kept to: what belongs to
+    // further requests would be read as this one's body.
+    let is_websocket = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
+    if request.headers().get_all(header::UPGRADE).any(is_websocket) {
+        let detail = "There are no WebSockets here, and so no body for one.";
+        return Err(Problem::new(Code::MalformedJson, detail));
+    }
     let too_large = || {
         Problem::new(
             Code::PayloadTooLarge,

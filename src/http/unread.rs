@@ -37,15 +37,15 @@ impl UnreadPayload {
     /// Holds it until the answer has gone out.
     pub fn hold(self, response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
         match self.0 {
-            Some(payload) => response.map_body(|_, body| {
-                BoxBody::new(HoldingBody {
-                    body,
-                    _payload: payload,
-                })
-            }),
+            Some(payload) => hold(response, payload),
             None => response,
         }
     }
+}
+
+/// Keeps something until an answer has gone out, or its reader has gone away.
+pub fn hold(response: ServiceResponse<BoxBody>, held: impl Unpin + 'static) -> ServiceResponse<BoxBody> {
+    response.map_body(|_, body| BoxBody::new(HoldingBody { body, _held: held }))
 }
 
 struct Reader(Rc<RefCell<Payload>>);
@@ -59,12 +59,12 @@ impl Stream for Reader {
     }
 }
 
-struct HoldingBody {
+struct HoldingBody<Held> {
     body: BoxBody,
-    _payload: Rc<RefCell<Payload>>,
+    _held: Held,
 }
 
-impl MessageBody for HoldingBody {
+impl<Held: Unpin> MessageBody for HoldingBody<Held> {
     type Error = <BoxBody as MessageBody>::Error;
 
     fn size(&self) -> BodySize {

@@ -45,6 +45,7 @@ mod event_streams;
 #[cfg(target_os = "linux")]
 mod faults;
 mod following;
+mod hostile_connections;
 mod house;
 mod idempotency;
 mod identities;

@@ -1,6 +1,7 @@
 //! What an HTTP client would not let a test send: bytes on a connection. And what a test wants to find unchanged.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use rusqlite::types::ValueRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -115,11 +116,18 @@ impl Wire {
 
     /// Everything that comes until the server hangs up.
     pub async fn rest(&mut self) -> Vec<u8> {
+        self.rest_within(PATIENCE).await.expect("the server hangs up")
+    }
+
+    /// Everything that comes until the server hangs up, if it does so in this time.
+    pub async fn rest_within(&mut self, time: Duration) -> Option<Vec<u8>> {
         let mut bytes = std::mem::take(&mut self.rest);
         let read = async { while self.read_more(&mut bytes).await {} };
-        let read = tokio::time::timeout(PATIENCE, read).await;
-        read.expect("the server hangs up");
-        bytes
+        if tokio::time::timeout(time, read).await.is_err() {
+            self.rest = bytes;
+            return None;
+        }
+        Some(bytes)
     }
 
     async fn read_more(&mut self, bytes: &mut Vec<u8>) -> bool {
