@@ -140,7 +140,7 @@ const CRATES_OF: &[(&str, &[&str])] = &[
 ];
 
 /// Pages that say by which test a thing is shown.
-const PAGES_THAT_NAME_TESTS: &[&str] = &["docs/OPERATIONS.md"];
+const PAGES_THAT_NAME_TESTS: &[&str] = &["docs/OPERATIONS.md", "docs/SECURITY.md"];
 
 // What the files are.
 
@@ -744,6 +744,7 @@ fn what_people_look_for_first_is_there() {
         "LICENSE-APACHE",
         "docs/ARCHITECTURE.md",
         "docs/API.md",
+        "docs/SECURITY.md",
         "docs/STYLE.md",
         "config.toml",
         "schema.sql",
