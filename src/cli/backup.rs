@@ -72,6 +72,7 @@ fn tell(restored: &Restored, database: &Path, file: &Path, sessions: RestoredSes
     }
     eprintln!(
         "As they were in the backup are also API keys (one that was revoked since is good again), webhooks, and the settings \
-         of users: who is blocked, limits, and since when their credentials hold. Places in the events are not good any more."
+         of users: who is blocked, limits, and since when their credentials hold. Users that were erased since are there again. \
+         Places in the events are not good any more."
     );
 }

@@ -108,7 +108,9 @@ async fn restored_backup_ends_every_session_with_an_event_each() {
     let past = past().await;
     let said = past.restore();
     assert!(said.stderr.contains("sign in again"), "{said:?}");
-    assert!(said.stderr.contains("API keys"), "{said:?}");
+    for what in ["API keys", "webhooks", "blocked", "erased"] {
+        assert!(said.stderr.contains(what), "{said:?}");
+    }
     assert_eq!(
         said.exited(0),
         "s.db: 2 session(s) from copy.db, of which 2 were ended\n"
