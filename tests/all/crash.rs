@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use reqwest::{Client, Method};
+use reqwest::Method;
 use serde_json::json;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 
 use crate::harness::{PATIENCE, eventually, open_database};
-use crate::process::{Served, call, create_key, sessiond, text};
+use crate::process::{Caller, Served, create_key, sessiond, text};
 
 /// How often the server is killed.
 const KILLS: usize = 24;
@@ -46,8 +46,7 @@ impl Book {
 }
 
 struct Load {
-    client: Client,
-    base: String,
+    caller: Caller,
     key: String,
     book: Arc<Book>,
     /// Rung for every acknowledged change.
@@ -67,7 +66,8 @@ impl Load {
     async fn step(&self, who: &str, number: usize) -> Result<(), reqwest::Error> {
         let body = json!({ "user_id": format!("{who}-{number}") });
         let (status, answer) = self
-            .send(Method::POST, "/v1/sessions", &self.key, Some(body))
+            .caller
+            .try_call(Method::POST, "/v1/sessions", &self.key, Some(body))
             .await?;
         assert_eq!(status, 201, "{answer}");
         let (id, token) = (text(&answer["session"]["id"]), text(&answer["token"]));
@@ -76,25 +76,21 @@ impl Load {
         if number.is_multiple_of(2) {
             self.book.note(&token, &id, Known::Revoking);
             let path = format!("/v1/sessions/{id}");
-            let (status, answer) = self.send(Method::DELETE, &path, &self.key, None).await?;
+            let (status, answer) = self
+                .caller
+                .try_call(Method::DELETE, &path, &self.key, None)
+                .await?;
             assert_eq!(status, 204, "{answer}");
             self.book.note(&token, &id, Known::Revoked);
             self.ring.send(()).expect("the test listens");
         } else {
-            let (status, answer) = self.send(Method::GET, "/v1/session", &token, None).await?;
+            let (status, answer) = self
+                .caller
+                .try_call(Method::GET, "/v1/session", &token, None)
+                .await?;
             assert_eq!(status, 200, "{answer}");
         }
         Ok(())
-    }
-
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        bearer: &str,
-        body: Option<serde_json::Value>,
-    ) -> Result<(u16, serde_json::Value), reqwest::Error> {
-        call(&self.client, method, format!("{}{path}", self.base), bearer, body).await
     }
 }
 
@@ -104,8 +100,7 @@ async fn load_and_kill(mut server: Served, life: usize, key: &str, book: &Arc<Bo
     let mut clients = JoinSet::new();
     for client in 0..CLIENTS {
         let load = Load {
-            client: server.client.clone(),
-            base: server.base.clone(),
+            caller: server.caller.clone(),
             key: key.to_owned(),
             book: Arc::clone(book),
             ring: ring.clone(),

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use reqwest::{Client, Method};
+use reqwest::Method;
 use rusqlite::config::DbConfig;
 use serde_json::{Value, json};
 use sessiond::store::SessionStore;
@@ -27,8 +27,9 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 
 use crate::harness::PATIENCE;
-use crate::process::{Process, Served, call, sessiond, text};
-use disk::{Dice, Disk, Files, Syncs, Unsafe};
+use crate::process::{Caller, Process, Served, sessiond, text};
+use crate::support::{Dice, setting};
+use disk::{Disk, Files, Syncs, Unsafe};
 use history::{History, State};
 use recording::{Call, DATABASE, Recorder, Recording, WAL};
 
@@ -52,8 +53,7 @@ const DATA_LEN: usize = 10_000;
 const STORE_WAL_LEN_MAX: usize = 256 * 1024;
 
 struct Load {
-    client: Client,
-    base: String,
+    caller: Caller,
     key: String,
     history: Arc<History>,
     /// Rung for every acknowledged change.
@@ -79,7 +79,10 @@ impl Load {
             self.write_data(&mut held).await?;
         }
         // A use of the session, which is written later.
-        let (status, answer) = self.send(Method::GET, "/v1/session", &held.token, None).await?;
+        let (status, answer) = self
+            .caller
+            .try_call(Method::GET, "/v1/session", &held.token, None)
+            .await?;
         assert_eq!(status, 200, "{answer}");
         if !number.is_multiple_of(4) {
             self.revoke(held).await?;
@@ -152,19 +155,9 @@ impl Load {
         bearer: &str,
         body: Option<Value>,
     ) -> Result<Value, reqwest::Error> {
-        let (status, answer) = self.send(method, path, bearer, body).await?;
+        let (status, answer) = self.caller.try_call(method, path, bearer, body).await?;
         assert!((200..300).contains(&status), "{status} {answer}");
         Ok(answer)
-    }
-
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        bearer: &str,
-        body: Option<Value>,
-    ) -> Result<(u16, Value), reqwest::Error> {
-        call(&self.client, method, format!("{}{path}", self.base), bearer, body).await
     }
 }
 
@@ -204,8 +197,7 @@ impl Witness {
         let serve = sessiond(self.dir.path(), ["serve", "--listen", "127.0.0.1:0"]);
         let server = Served::start(self.recorder.record(serve));
         let load = Arc::new(Load {
-            client: server.client.clone(),
-            base: server.base.clone(),
+            caller: server.caller.clone(),
             key: self.key.clone(),
             history: Arc::clone(&self.history),
             ring: self.ring.clone(),
@@ -390,12 +382,6 @@ async fn assert_served(files: &Files, cut: usize, history: &History) {
         server.assert_token(&token, expected).await;
     }
     server.stop();
-}
-
-/// A number from the environment of the tests.
-fn setting(name: &str, default: usize) -> usize {
-    let value = std::env::var(name).ok();
-    value.map_or(default, |value| value.parse().expect("a number"))
 }
 
 /// Lets the power fail at many moments of a recording.

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -198,9 +199,16 @@ impl Lines {
 /// A running `serve` or `dev`, and a client for it.
 pub struct Served {
     pub process: Process,
-    /// `http://127.0.0.1:PORT`; with TLS https, which the client here does not speak
-    pub base: String,
-    pub client: Client,
+    pub caller: Caller,
+}
+
+/// Everything that a client can ask a server for can be asked of this one.
+impl Deref for Served {
+    type Target = Caller;
+
+    fn deref(&self) -> &Caller {
+        &self.caller
+    }
 }
 
 impl Served {
@@ -236,18 +244,15 @@ impl Served {
         let (_, port) = host.rsplit_once(':').expect("a port");
         Self {
             process,
-            base: format!("{scheme}://127.0.0.1:{port}"),
-            client: Client::builder()
-                .no_proxy()
-                .timeout(PATIENCE)
-                .build()
-                .expect("a client"),
+            caller: Caller {
+                base: format!("{scheme}://127.0.0.1:{port}"),
+                client: Client::builder()
+                    .no_proxy()
+                    .timeout(PATIENCE)
+                    .build()
+                    .expect("a client"),
+            },
         }
-    }
-
-    /// Where it listens, as `std::net` takes it.
-    pub fn address(&self) -> &str {
-        self.base.split("://").nth(1).expect("a URL")
     }
 
     /// Asks it to stop and waits until it has; its exit code must be 0.
@@ -258,6 +263,21 @@ impl Served {
         assert_eq!(finished.status.code(), Some(0), "{finished:?}");
         finished
     }
+}
+
+/// A client of a server, which may be one of several.
+#[derive(Clone)]
+pub struct Caller {
+    /// `http://127.0.0.1:PORT`; with TLS https, which the client here does not speak
+    pub base: String,
+    pub client: Client,
+}
+
+impl Caller {
+    /// Where it listens, as `std::net` takes it.
+    pub fn address(&self) -> &str {
+        self.base.split("://").nth(1).expect("a URL")
+    }
 
     /// One call: status and body; `Null` for a body that is no JSON, an error for a connection that broke.
     pub async fn try_call(
@@ -267,7 +287,17 @@ impl Served {
         bearer: &str,
         body: Option<Value>,
     ) -> Result<(u16, Value), reqwest::Error> {
-        call(&self.client, method, format!("{}{path}", self.base), bearer, body).await
+        let mut request = self
+            .client
+            .request(method, format!("{}{path}", self.base))
+            .bearer_auth(bearer);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await?;
+        let status = response.status().as_u16();
+        let bytes = response.bytes().await?;
+        Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
     }
 
     /// One call that must be answered.
@@ -295,24 +325,6 @@ impl Served {
         let said = if status == 200 { "active" } else { refusal };
         assert_eq!(said, expected, "{answer}");
     }
-}
-
-/// One call of a client.
-pub async fn call(
-    client: &Client,
-    method: Method,
-    url: String,
-    bearer: &str,
-    body: Option<Value>,
-) -> Result<(u16, Value), reqwest::Error> {
-    let mut request = client.request(method, url).bearer_auth(bearer);
-    if let Some(body) = body {
-        request = request.json(&body);
-    }
-    let response = request.send().await?;
-    let status = response.status().as_u16();
-    let bytes = response.bytes().await?;
-    Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
 }
 
 /// A text in an answer.

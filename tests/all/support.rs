@@ -128,6 +128,32 @@ pub fn with_status(replies: &[Reply], status: u16) -> usize {
     replies.iter().filter(|reply| reply.status == status).count()
 }
 
+/// Numbers that follow from a seed (SplitMix64).
+#[derive(Debug, Clone)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^= bits >> 31;
+        let bound = u64::try_from(bound).expect("64 bits");
+        usize::try_from(bits % bound).expect("64 bits")
+    }
+
+    pub fn says(&mut self, percent: u64) -> bool {
+        self.below(100) < usize::try_from(percent).expect("64 bits")
+    }
+}
+
+/// A number from the environment of the tests.
+pub fn setting(name: &str, default: usize) -> usize {
+    let value = std::env::var(name).ok();
+    value.map_or(default, |value| value.parse().expect("a number"))
+}
+
 fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -16,6 +16,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::recording::{Call, Recording};
+use crate::support::Dice;
 
 const SECTOR_LEN: usize = 512;
 
@@ -247,25 +248,7 @@ fn apply(recording: &Recording, call: usize, file: &mut Vec<u8>, is_done: &mut i
     }
 }
 
-/// Numbers that follow from a seed (SplitMix64).
-#[derive(Debug, Clone)]
-pub struct Dice(pub u64);
-
 impl Dice {
-    pub fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^= bits >> 31;
-        let bound = u64::try_from(bound).expect("64 bits");
-        usize::try_from(bits % bound).expect("64 bits")
-    }
-
-    fn says(&mut self, percent: u64) -> bool {
-        self.below(100) < usize::try_from(percent).expect("64 bits")
-    }
-
     fn is_call_done(&mut self, fate: Unsafe) -> bool {
         match fate {
             Unsafe::Lost => false,
