@@ -46,6 +46,7 @@ mod event_streams;
 mod faults;
 mod following;
 mod hostile_connections;
+mod histories;
 mod house;
 mod idempotency;
 mod identities;
