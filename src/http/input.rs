@@ -31,7 +31,7 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sessions on a page unless the caller says.
 pub const PAGE_LEN_DEFAULT: usize = 50;
 /// Most sessions on a page.
-const PAGE_LEN_MAX: usize = 200;
+pub const PAGE_LEN_MAX: usize = 200;
 
 /// Whether a call makes sense without a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,18 +1,29 @@
 //! The OpenAPI document, made from the handlers.
 
 use actix_web::HttpResponse;
-use utoipa::openapi::path::Operation;
-use utoipa::openapi::schema::Schema;
+use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
+use utoipa::openapi::request_body::RequestBody;
+use utoipa::openapi::schema::{
+    AdditionalProperties, ArrayItems, Object, Schema, SchemaFormat, SchemaType, Type,
+};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::server::Server;
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Required, Response};
 use utoipa::{Modify, OpenApi};
 
 use super::auth::StateData;
+use super::input::PAGE_LEN_MAX;
 use super::problem::Code;
+use super::sign_ins::IDEMPOTENCY_KEY_LEN_MAX;
 use super::{
     client_sessions, events, identities, me, ops, session, session_data, sessions, sign_ins, users, webhooks,
 };
+use crate::data::PATH_LEN_MAX;
+use crate::event::EventKind;
+use crate::session::{APP_NAME_LEN_MAX, IDENTITY_KEY_CHARS_MAX, NAME_CHARS_MAX, REASON_CHARS_MAX};
+use crate::store::REFUSED_LIST_LEN_MAX;
+use crate::user::USER_ID_LEN_MAX;
+use crate::webhook::{DESCRIPTION_CHARS_MAX, URL_LEN_MAX};
 
 /// Every operation that applications and people use; the operator's own are the command line's matter.
 #[derive(OpenApi)]
@@ -79,7 +90,7 @@ use super::{
             the same origin."),
         (name = "operations", description = "For whoever runs the server.")
     ),
-    modifiers(&SecuritySchemes, &Problems)
+    modifiers(&SecuritySchemes, &Problems, &Bounds)
 )]
 struct Document;
 
@@ -109,15 +120,7 @@ struct Problems;
 impl Modify for Problems {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         for (path, item) in &mut document.paths.paths {
-            let operations = [
-                &mut item.get,
-                &mut item.head,
-                &mut item.post,
-                &mut item.put,
-                &mut item.patch,
-                &mut item.delete,
-            ];
-            for operation in operations.into_iter().flatten() {
+            for operation in operations(item) {
                 complete(operation, path);
             }
         }
@@ -135,6 +138,18 @@ impl Modify for Problems {
             code.enum_values = Some(names.into_iter().map(Into::into).collect());
         }
     }
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    let all = [
+        &mut item.get,
+        &mut item.head,
+        &mut item.post,
+        &mut item.put,
+        &mut item.patch,
+        &mut item.delete,
+    ];
+    all.into_iter().flatten()
 }
 
 /// Adds the problems that follow from what the operation takes, and gives every problem its media type.
@@ -171,6 +186,149 @@ fn complete(operation: &mut Operation, path: &str) {
                 .schema(Some(Ref::from_schema_name("Problem")))
                 .build();
             response.content = [("application/problem+json".to_owned(), RefOr::T(problem))].into();
+        }
+    }
+}
+
+/// How long texts and how large numbers may be, by the names under which they are asked for everywhere: said once, by the
+/// constants that they are refused by.
+struct Bounds;
+
+impl Modify for Bounds {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        for (path, item) in &mut document.paths.paths {
+            for operation in operations(item) {
+                for parameter in operation.parameters.iter_mut().flatten() {
+                    let RefOr::T(parameter) = parameter else {
+                        continue;
+                    };
+                    let Some(RefOr::T(schema)) = &mut parameter.schema else {
+                        continue;
+                    };
+                    if parameter.parameter_in == ParameterIn::Header {
+                        never_null(schema);
+                    }
+                    bound(schema, &parameter.name, path);
+                }
+                if let Some(RefOr::T(body)) = &mut operation.request_body {
+                    absent_not_null(body);
+                }
+            }
+        }
+        let schemas = document
+            .components
+            .iter_mut()
+            .flat_map(|components| components.schemas.values_mut());
+        for schema in schemas {
+            // Only what is read takes no unknown fields.
+            if let RefOr::T(Schema::Object(object)) = schema
+                && let Some(AdditionalProperties::FreeForm(false)) = object.additional_properties.as_deref()
+            {
+                for (name, property) in &mut object.properties {
+                    if let RefOr::T(schema) = property {
+                        bound(schema, name, "");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Without control characters, as `char::is_control` has them.
+const CLEAN: &str = r"^[^\x00-\x1f\x7f-\x9f]*$";
+
+/// Adds what is asked of everything of this name, at this path if it depends on that.
+fn bound(schema: &mut Schema, name: &str, path: &str) {
+    let schema = match schema {
+        Schema::Object(object) => object,
+        Schema::Array(array) => {
+            let ArrayItems::RefOrSchema(items) = &mut array.items else {
+                return;
+            };
+            let RefOr::T(Schema::Object(items)) = items.as_mut() else {
+                return;
+            };
+            match name {
+                "end_ids" => {
+                    array.max_items = Some(REFUSED_LIST_LEN_MAX);
+                    items.format = Some(SchemaFormat::Custom("uuid".to_owned()));
+                }
+                "types" => one_of(items, &EventKind::ALL.map(EventKind::as_str)),
+                _ => {}
+            }
+            return;
+        }
+        _ => return,
+    };
+    match name {
+        // In bytes, which a schema cannot say: it is the longest that some can be.
+        "user_id" => text(schema, USER_ID_LEN_MAX, CLEAN),
+        "path" => text(schema, PATH_LEN_MAX, r"^[^.]+(\.[^.]+){0,31}$"),
+        "reason" => text(schema, REASON_CHARS_MAX, CLEAN),
+        "name" => text(schema, NAME_CHARS_MAX, CLEAN),
+        "description" => text(schema, DESCRIPTION_CHARS_MAX, CLEAN),
+        "key" => text(schema, IDENTITY_KEY_CHARS_MAX, CLEAN),
+        "app" => text(schema, APP_NAME_LEN_MAX, "^[a-z0-9][a-z0-9_-]*$"),
+        "url" => text(schema, URL_LEN_MAX, "^[Hh][Tt][Tt][Pp][Ss]?:"),
+        "Idempotency-Key" => text(schema, IDEMPOTENCY_KEY_LEN_MAX, "^[!-~]+$"),
+        "n" => schema.pattern = Some("^(0|-?[1-9][0-9]{0,18})$".to_owned()),
+        "except" => schema.format = Some(SchemaFormat::Custom("uuid".to_owned())),
+        "types" => {
+            let types = EventKind::ALL
+                .map(EventKind::as_str)
+                .join("|")
+                .replace('.', r"\.");
+            schema.pattern = Some(format!("^({types})(,({types}))*$"));
+        }
+        "status" if path.ends_with("/deliveries") => {
+            one_of(schema, &["pending", "delivered", "failed", "skipped"]);
+        }
+        "status" => one_of(schema, &["active", "ended", "all"]),
+        "ended_by" => one_of(schema, &["user", "app", "operator"]),
+        "limit" => {
+            schema.minimum = Some(1_usize.into());
+            schema.maximum = Some(PAGE_LEN_MAX.into());
+        }
+        // Whatever 64 bits can say.
+        "idle_timeout_secs" | "absolute_timeout_secs" | "max_auth_age_secs" => {
+            schema.format = Some(SchemaFormat::Custom("uint64".to_owned()));
+            schema.maximum = Some(usize::MAX.into());
+        }
+        _ => {}
+    }
+}
+
+fn text(schema: &mut Object, len_max: usize, pattern: &str) {
+    schema.min_length = Some(1);
+    schema.max_length = Some(len_max);
+    schema.pattern = Some(pattern.to_owned());
+}
+
+fn one_of(schema: &mut Object, names: &[&str]) {
+    schema.enum_values = Some(names.iter().map(|name| (*name).into()).collect());
+}
+
+/// A header that may be absent is text if it is there.
+fn never_null(schema: &mut Schema) {
+    if let Schema::Object(object) = schema
+        && let SchemaType::Array(types) = &mut object.schema_type
+    {
+        types.retain(|one| *one != Type::Null);
+        if let [one] = types.as_slice() {
+            object.schema_type = SchemaType::Type(one.clone());
+        }
+    }
+}
+
+/// A body that may be absent is an object if it is there: `null` is none.
+fn absent_not_null(body: &mut RequestBody) {
+    for content in body.content.values_mut() {
+        if let RefOr::T(content) = content
+            && let Some(RefOr::T(Schema::OneOf(either))) = &content.schema
+            && let Some(there) = either.items.iter().find(|one| matches!(one, RefOr::Ref(_)))
+        {
+            content.schema = Some(there.clone());
+            body.required = Some(Required::False);
         }
     }
 }

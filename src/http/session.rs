@@ -174,7 +174,7 @@ pub async fn renew_token(request: HttpRequest, state: StateData) -> Result<HttpR
 ///
 /// Missing, unknown and ended tokens are fine too. If the ending cannot be made durable it is 503, and the cookie stays.
 #[utoipa::path(
-    delete, path = "/v1/session", tag = "token", security(("session_token" = []), ("session_cookie" = [])),
+    delete, path = "/v1/session", tag = "token", security((), ("session_token" = []), ("session_cookie" = [])),
     params(AppParams),
     responses(
         (status = 204, description = "Signed out"),

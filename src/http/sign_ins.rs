@@ -21,7 +21,7 @@ use crate::user::UserId;
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const IDEMPOTENCY_REPLAYED: &str = "Idempotency-Replayed";
 /// Longest name of a call; UUIDs have 36.
-const IDEMPOTENCY_KEY_LEN_MAX: usize = 255;
+pub const IDEMPOTENCY_KEY_LEN_MAX: usize = 255;
 
 /// A session to be started; every field is optional.
 #[derive(Debug, Deserialize, ToSchema)]

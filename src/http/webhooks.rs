@@ -236,7 +236,7 @@ pub async fn get_webhook(request: HttpRequest, state: StateData) -> Result<HttpR
 pub struct UpdateWebhook {
     /// Where it leads.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = String)]
     url: Option<Option<String>>,
     /// Only events of these types; empty or null is all. Pending deliveries of others are skipped.
     #[serde(default, deserialize_with = "present")]
@@ -248,7 +248,7 @@ pub struct UpdateWebhook {
     description: Option<Option<String>>,
     /// True stops it for a while; false lets a paused or disabled one go on, with what has waited.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<bool>)]
+    #[schema(value_type = bool)]
     is_paused: Option<Option<bool>>,
 }
 

@@ -288,6 +288,50 @@ async fn every_operation_names_its_parameters() {
 }
 
 #[tokio::test]
+async fn documented_bounds_are_those_that_are_refused_by() {
+    let server = TestServer::start().await;
+    let document = document(&server).await;
+    let mut seen = BTreeSet::new();
+    for (path, method, operation) in operations(&document) {
+        let none = Vec::new();
+        for parameter in operation["parameters"].as_array().unwrap_or(&none) {
+            let (name, schema) = (parameter["name"].as_str().expect("a name"), &parameter["schema"]);
+            let (bound, value) = match name {
+                "limit" => ("maximum", 200),
+                "reason" | "user_id" | "Idempotency-Key" => ("maxLength", 255),
+                "key" => ("maxLength", 64),
+                "app" => ("maxLength", 63),
+                _ => continue,
+            };
+            assert_eq!(schema[bound], value, "{method} {path} {name}");
+            seen.insert(name.to_owned());
+        }
+    }
+    assert_eq!(seen.len(), 6, "{seen:?}");
+    let longest = format!("/v1/users/{}", "a".repeat(255));
+    assert_eq!(server.get(&longest).bearer(&server.key).send().await.status, 200);
+    let longer = format!("{longest}a");
+    assert_eq!(server.get(&longer).bearer(&server.key).send().await.status, 422);
+}
+
+#[tokio::test]
+async fn bodies_that_may_be_absent_are_documented_without_null() {
+    let server = TestServer::start().await;
+    let document = document(&server).await;
+    let mut optional = 0;
+    for (path, method, operation) in operations(&document) {
+        let body = &operation["requestBody"];
+        if !body.is_object() || body["required"] == true {
+            continue;
+        }
+        let schema = &body["content"]["application/json"]["schema"];
+        assert!(schema["$ref"].is_string(), "{method} {path}: {schema}");
+        optional += 1;
+    }
+    assert_eq!(optional, 3, "a creation, one by a client's id, and a touch");
+}
+
+#[tokio::test]
 async fn documented_query_parameters_are_known() {
     let server = TestServer::start().await;
     let ada = server.sign_in("ada").await;
@@ -342,8 +386,8 @@ async fn security_schemes_are_there_and_fit_the_planes() {
     for (path, method, operation) in operations(&document) {
         let expected = match operation["tags"][0].as_str() {
             Some("service") => json!([{ "api_key": [] }]),
-            // Whoever has no session may ask for one.
-            Some("self") if path == "/v1/me/session" => {
+            // Whoever has no session may ask for one, and sign out of nothing.
+            _ if path == "/v1/me/session" || operation["operationId"] == "sign_out" => {
                 json!([{}, { "session_token": [] }, { "session_cookie": [] }])
             }
             Some("token" | "self") => json!([{ "session_token": [] }, { "session_cookie": [] }]),
