@@ -10,7 +10,7 @@ export RUSTDOCFLAGS="-D warnings"
 MODULES=tests/browser/node_modules
 LOCK=tests/browser/package-lock.json
 INSTALLED="$MODULES/.installed-package-lock.json"
-# The library that verifies what webhooks sign, and what it is installed in.
+# What verifies what webhooks sign, what calls the API after its document, and what both are installed in.
 PYTHON=target/python
 REQUIREMENTS=tests/python/requirements.txt
 PYTHON_INSTALLED="$PYTHON/installed-requirements.txt"
@@ -75,7 +75,7 @@ if $is_python_outdated; then
     run "$PYTHON/bin/pip" install --quiet --disable-pip-version-check --require-hashes --requirement "$REQUIREMENTS"
     cp "$REQUIREMENTS" "$PYTHON_INSTALLED"
 fi
-echo "Browser, driver, axe-core and the library of Standard Webhooks are there."
+echo "Browser, driver, axe-core, the library of Standard Webhooks and schemathesis are there."
 
 begin "Formatting"
 run cargo fmt --check
@@ -94,6 +94,9 @@ else
     # With the examples of the documentation.
     run cargo test --locked --no-fail-fast
 fi
+
+begin "The API after its document (more calls: fuzz/api.sh)"
+run fuzz/api.sh 15 1
 
 begin "Licences and sources of dependencies"
 if has cargo-deny; then
