@@ -33,6 +33,7 @@ mod client_sessions;
 mod config;
 mod contract;
 mod cookies_and_csrf;
+mod corpus;
 mod crash;
 mod creating;
 mod dev_mode;
