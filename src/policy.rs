@@ -351,11 +351,13 @@ const RULES: &[Rule] = &[
         tests: &[
             "ending::blocking_ends_all_sessions_and_tells_once",
             "creating::blocked_user_gets_no_session_and_nothing_is_stored",
+            "privacy::nothing_of_an_erased_user_is_in_any_file_and_all_of_others_is",
         ],
         judge: |_, _| {
             application(
                 vec![],
-                "Block the user then (is_blocked): it ends all sessions and refuses new ones in the same transaction.",
+                "Block the user then (is_blocked): it ends all sessions and refuses new ones in the same transaction. \
+                 sessiond users erase ends them too, before it deletes them.",
             )
         },
     },
