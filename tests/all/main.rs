@@ -46,8 +46,8 @@ mod event_streams;
 #[cfg(target_os = "linux")]
 mod faults;
 mod following;
-mod hostile_connections;
 mod histories;
+mod hostile_connections;
 mod house;
 mod idempotency;
 mod identities;
