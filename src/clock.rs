@@ -4,10 +4,13 @@
 //! largest time that the store remembers ([`Clock::raise_to`]). So a wall clock that is set back revives no
 //! session, and the order of sign-ins stays. `sessiond dev` and the tests move it forward ([`Clock::advance`]);
 //! a manual clock moves only so.
+//!
+//! While the wall clock is behind, that time stands still. What must go on then (a budget that refills) goes by
+//! [`Clock::running`], which is no time of day.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Datelike, SecondsFormat, Timelike, Utc};
 
@@ -118,20 +121,30 @@ pub struct Clock {
     source: Source,
     /// Added to the source's time; moved by [`Clock::advance`].
     offset_millis: AtomicI64,
+    /// How far [`Clock::advance`] has moved it in all, by which it has run longer.
+    advanced_millis: AtomicI64,
     /// The largest time told or raised to.
     high_water: AtomicI64,
 }
 
 #[derive(Debug)]
 enum Source {
-    System,
+    System {
+        /// When it was made.
+        since: Instant,
+    },
     Manual(Timestamp),
 }
+
+/// More than any process runs, and little enough to be counted in nanoseconds with room to spare: 100 years.
+const RUNNING_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 impl Clock {
     /// The wall clock.
     pub fn system() -> Self {
-        Self::new(Source::System)
+        Self::new(Source::System {
+            since: Instant::now(),
+        })
     }
 
     /// A clock that stands at `start` until it is advanced.
@@ -143,6 +156,7 @@ impl Clock {
         Self {
             source,
             offset_millis: AtomicI64::new(0),
+            advanced_millis: AtomicI64::new(0),
             high_water: AtomicI64::new(i64::MIN),
         }
     }
@@ -162,9 +176,21 @@ impl Clock {
     /// only with it. Nothing here follows from it.
     pub fn wall(&self) -> Timestamp {
         match self.source {
-            Source::System => Timestamp(Utc::now().timestamp_millis()),
+            Source::System { .. } => Timestamp(Utc::now().timestamp_millis()),
             Source::Manual(_) => Timestamp(self.unbounded()),
         }
+    }
+
+    /// For how long the clock has run. It goes on evenly, whatever the wall clock is set to.
+    pub fn running(&self) -> Duration {
+        let measured = match self.source {
+            Source::System { since } => since.elapsed(),
+            Source::Manual(_) => Duration::ZERO,
+        };
+        let millis = u64::try_from(self.advanced_millis.load(Ordering::Acquire)).unwrap_or_default();
+        measured
+            .saturating_add(Duration::from_millis(millis))
+            .min(RUNNING_MAX)
     }
 
     /// From now on the clock answers at least `floor`.
@@ -176,6 +202,7 @@ impl Clock {
     pub fn advance(&self, by: Duration) {
         let millis = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         self.offset_millis.fetch_add(millis, Ordering::AcqRel);
+        self.advanced_millis.fetch_add(millis, Ordering::AcqRel);
     }
 
     /// Shifts the clock so that it goes on from `moment` instead of standing there until the wall clock has caught
@@ -193,7 +220,7 @@ impl Clock {
 
     fn unbounded(&self) -> i64 {
         let source = match self.source {
-            Source::System => Utc::now().timestamp_millis(),
+            Source::System { .. } => Utc::now().timestamp_millis(),
             Source::Manual(start) => start.0,
         };
         source.saturating_add(self.offset_millis.load(Ordering::Acquire))
@@ -242,6 +269,24 @@ mod tests {
         clock.advance(Duration::from_secs(86_400));
         clock.raise_to(before.plus_millis(7 * 86_400_000));
         assert!(clock.wall().millis_since(before) < 86_400_000, "it was not moved");
+    }
+
+    #[test]
+    fn running_goes_on_whatever_the_time_of_day_is_set_to() {
+        let clock = Clock::manual(Timestamp::from_millis(1_000));
+        clock.raise_to(Timestamp::from_millis(90_000_000));
+        clock.go_on_from(Timestamp::from_millis(-5_000));
+        assert_eq!(clock.running(), Duration::ZERO);
+        clock.advance(Duration::from_millis(1_500));
+        assert_eq!(clock.running(), Duration::from_millis(1_500));
+        assert_eq!(clock.now().as_millis(), 90_000_000, "which stands still");
+
+        let system = Clock::system();
+        let before = system.running();
+        system.advance(Duration::from_secs(7));
+        assert!(system.running() >= before + Duration::from_secs(7));
+        system.advance(RUNNING_MAX);
+        assert_eq!(system.running(), RUNNING_MAX);
     }
 
     #[test]

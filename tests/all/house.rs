@@ -133,12 +133,15 @@ const CRATES_OF: &[(&str, &[&str])] = &[
     // Random bytes are the operating system's: no generator of the process's own makes a secret by mistake.
     ("rand", &[]),
     ("fastrand", &[]),
-    // The time. An `Instant` only measures how long something took.
+    // The time. An `Instant` only measures how long something took, or has run.
     ("SystemTime", &["clock"]),
     ("Utc", &["clock"]),
     ("Local", &[]),
     ("chrono", &["clock"]),
-    ("Instant", &["http", "store::sqlite::writer", "observer::webhook"]),
+    (
+        "Instant",
+        &["clock", "http", "store::sqlite::writer", "observer::webhook"],
+    ),
 ];
 
 /// Pages that say by which test a thing is shown.
