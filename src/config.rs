@@ -186,6 +186,8 @@ pub struct AppConfig {
     pub anonymous: bool,
     /// How many of those may be started in an hour from one IPv4 address or IPv6 /64 (60).
     pub anonymous_per_hour: u32,
+    /// How many may be started in an hour from all of them together (3,600).
+    pub anonymous_per_hour_total: u32,
     /// Longest pause between uses of a session that a visitor started, in seconds (1 day). The default may be longer
     /// than [`Self::absolute_timeout_secs`], which then ends the session.
     pub anonymous_idle_timeout_secs: u64,

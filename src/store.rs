@@ -156,6 +156,8 @@ pub struct Visitor {
     pub network: String,
     /// Most new ones from it within [`VISITORS_MILLIS`].
     pub per_hour: u32,
+    /// Most new ones of the app within that time, from wherever.
+    pub per_hour_total: u32,
     /// Most active anonymous sessions of the app.
     pub total_max: u32,
 }
@@ -198,7 +200,7 @@ pub enum Creation {
     IdempotencyKeyReused,
     /// Nothing was made: the session that the same call made has ended, or has another token since.
     IdempotencySessionChanged,
-    /// Nothing was made: too many visitors came from there lately. The next may at this time.
+    /// Nothing was made: too many visitors came from there, or to the app, lately. The next may at this time.
     TooManyVisitors {
         /// When.
         retry_at: Timestamp,

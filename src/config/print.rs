@@ -115,6 +115,7 @@ impl Printer {
         self.key("on_token_reuse", quoted(app.on_token_reuse.as_str()));
         self.key("anonymous", app.anonymous);
         self.key("anonymous_per_hour", app.anonymous_per_hour);
+        self.key("anonymous_per_hour_total", app.anonymous_per_hour_total);
         self.key("anonymous_idle_timeout_secs", app.anonymous_idle_timeout_secs);
         self.key("anonymous_max", app.anonymous_max);
         self.key("client_sessions_max", app.client_sessions_max);

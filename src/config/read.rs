@@ -45,8 +45,10 @@ const CACHE_CAPACITY: RangeInclusive<i64> = 1..=50_000_000;
 const CACHE_BYTES: RangeInclusive<i64> = 1024 * 1024..=1024 * 1024 * 1024 * 1024;
 /// An hour is as long as an answer can sensibly be under way; all the while a stolen token is as good as its successor.
 const RENEW_GRACE_SECS: RangeInclusive<i64> = 0..=3_600;
-/// A million an hour is more than any one address has visitors; it is no limit any more.
+/// Ten thousand an hour is more than any one address has visitors; it is no limit any more.
 const ANONYMOUS_PER_HOUR: RangeInclusive<i64> = 1..=10_000;
+/// A million an hour is what a large site has; its rows of a month fill a disk. The writer keeps so many times in memory.
+const ANONYMOUS_PER_HOUR_TOTAL: RangeInclusive<i64> = 1..=1_000_000;
 /// Ten million sessions that nobody signed in for are some gigabytes of database.
 const UNSIGNED_SESSIONS: RangeInclusive<i64> = 1..=10_000_000;
 /// What a user can have at all.
@@ -222,6 +224,7 @@ fn read_app(layers: &mut Layers, name: &str) -> AppConfig {
         ),
         anonymous: section.boolean("anonymous"),
         anonymous_per_hour: section.number("anonymous_per_hour", ANONYMOUS_PER_HOUR),
+        anonymous_per_hour_total: section.number("anonymous_per_hour_total", ANONYMOUS_PER_HOUR_TOTAL),
         anonymous_idle_timeout_secs: section.number("anonymous_idle_timeout_secs", TIMEOUT_SECS),
         anonymous_max: section.number("anonymous_max", UNSIGNED_SESSIONS),
         client_sessions_max: section.number("client_sessions_max", UNSIGNED_SESSIONS),

@@ -37,8 +37,8 @@ pub(super) async fn person(
 ///
 /// A valid cookie answers its session and sets none; a missing, unknown or ended one starts a session and sets one cookie.
 /// A cookie that was replaced by a sign-in or a renewal starts nothing: the browser has, or is about to get, a newer one.
-/// From one IPv4 address or IPv6 /64 only so many can be started an hour (`anonymous_per_hour`). No call here extends a
-/// session; checks do.
+/// From one IPv4 address or IPv6 /64 only so many can be started an hour (`anonymous_per_hour`), and from all together
+/// (`anonymous_per_hour_total`). No call here extends a session; checks do.
 #[utoipa::path(
     post, path = "/v1/me/session", tag = "self", security((), ("session_token" = []), ("session_cookie" = [])),
     params(AppParams),

@@ -363,7 +363,7 @@ impl From<Error> for Problem {
             Error::TooManyRequests { retry_after_secs } => Self::new(
                 Code::TooManyRequests,
                 format!(
-                    "Too many sessions were started from there; the next can be in {retry_after_secs} s."
+                    "Visitors started too many sessions lately; the next can be in {retry_after_secs} s."
                 ),
             )
             .with(|more| more.retry_after_secs = Some(retry_after_secs)),

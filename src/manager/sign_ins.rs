@@ -161,6 +161,7 @@ impl SessionManager {
         let visitor = matches!(start, Start::Visitor).then(|| Visitor {
             network: self.visitors_network(sign_in.ip_address),
             per_hour: policy.anonymous_per_hour,
+            per_hour_total: policy.anonymous_per_hour_total,
             total_max: policy.anonymous_max,
         });
         if visitor.is_some() {

@@ -442,7 +442,7 @@ impl State {
         }))
     }
 
-    /// When the next visitor of this network may start a session, if not now.
+    /// When the next visitor of this network may start a session in this app, if not now.
     fn too_many_visitors(
         &self,
         app: &AppName,
@@ -450,17 +450,21 @@ impl State {
         now: Timestamp,
     ) -> Option<Timestamp> {
         let since = now.plus_millis(-VISITORS_MILLIS);
-        let mut starts: Vec<Timestamp> = self
-            .visitors
-            .iter()
-            .filter(|(_, network)| **network == visitor.network)
-            .filter_map(|(id, _)| self.sessions.get(id))
-            .filter(|session| session.app == *app && session.created_at > since)
-            .map(|session| session.created_at)
-            .collect();
-        starts.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
-        let must_age = starts.get(visitor.per_hour.saturating_sub(1) as usize)?;
-        Some(must_age.plus_millis(VISITORS_MILLIS))
+        let retry_at = |network: Option<&String>, per_hour: u32| {
+            let mut starts: Vec<Timestamp> = self
+                .visitors
+                .iter()
+                .filter(|(_, from)| network.is_none_or(|network| *from == network))
+                .filter_map(|(id, _)| self.sessions.get(id))
+                .filter(|session| session.app == *app && session.created_at > since)
+                .map(|session| session.created_at)
+                .collect();
+            starts.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
+            let must_age = starts.get(per_hour.saturating_sub(1) as usize)?;
+            Some(must_age.plus_millis(VISITORS_MILLIS))
+        };
+        let of_network = retry_at(Some(&visitor.network), visitor.per_hour);
+        of_network.max(retry_at(None, visitor.per_hour_total))
     }
 
     fn create(&mut self, new: NewSession, committed: &mut Committed) -> Creation {

@@ -153,6 +153,7 @@ const EVERYTHING: &str = r#"
     on_token_reuse = "notify"
     anonymous = true
     anonymous_per_hour = 19
+    anonymous_per_hour_total = 26
     anonymous_idle_timeout_secs = 120
     anonymous_max = 21
     client_sessions_max = 22
@@ -205,11 +206,12 @@ fn unless_told_otherwise_limits_evict_reuse_revokes_and_visitors_start_nothing()
     assert_eq!(
         (
             shop.anonymous_per_hour,
+            shop.anonymous_per_hour_total,
             shop.anonymous_idle_timeout_secs,
             shop.anonymous_max,
             shop.client_sessions_max
         ),
-        (60, 86_400, 100_000, 100_000)
+        (60, 3_600, 86_400, 100_000, 100_000)
     );
 }
 
@@ -226,11 +228,12 @@ fn apps_have_their_own_rules_for_limits_renewals_and_visitors() {
     assert_eq!(
         (
             shop.anonymous_per_hour,
+            shop.anonymous_per_hour_total,
             shop.anonymous_idle_timeout_secs,
             shop.anonymous_max,
             shop.client_sessions_max
         ),
-        (19, 120, 21, 22)
+        (19, 26, 120, 21, 22)
     );
     assert!(!config.apps[&app("blog")].anonymous, "no app has another's rules");
 }
@@ -600,7 +603,7 @@ fn no_text_makes_it_panic() {
 #[test]
 fn numbers_are_bounded_on_both_sides() {
     let day = 24 * 60 * 60;
-    let cases: [(&str, i64, i64); 26] = [
+    let cases: [(&str, i64, i64); 27] = [
         ("server.workers", 0, 256),
         ("server.shutdown_grace_secs", 0, 600),
         ("database.read_pool", 1, 64),
@@ -624,6 +627,7 @@ fn numbers_are_bounded_on_both_sides() {
         ("apps.shop.expiring_notice_secs", 1, 400 * day),
         ("apps.default.renew_grace_secs", 0, 3_600),
         ("apps.default.anonymous_per_hour", 1, 10_000),
+        ("apps.default.anonymous_per_hour_total", 1, 1_000_000),
         ("apps.default.anonymous_idle_timeout_secs", 1, 400 * day),
         ("apps.default.anonymous_max", 1, 10_000_000),
         ("apps.default.client_sessions_max", 1, 10_000_000),

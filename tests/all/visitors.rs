@@ -436,6 +436,28 @@ async fn ended_and_signed_in_visits_count_toward_the_hour_and_reconnecting_does_
 }
 
 #[tokio::test]
+async fn visitors_of_all_networks_together_are_so_many_an_hour_also_across_a_restart() {
+    let server = open_with(|config| {
+        trust_loopback(config);
+        default_app(config).anonymous_per_hour_total = 2;
+        add_shop(config);
+    })
+    .await;
+    let (_, gone) = started(&visit_from(&server, "203.0.113.1").await);
+    let reply = server.delete("/v1/session").bearer(&gone).send().await;
+    assert_eq!(reply.status, 204, "{}", reply.text);
+    started(&visit_from(&server, "203.0.113.2").await);
+    assert_eq!(retry_after(&visit_from(&server, "203.0.113.3").await), HOUR);
+
+    let server = server.stop().await.restart().await;
+    assert_eq!(retry_after(&visit_from(&server, "203.0.113.4").await), HOUR);
+    let in_shop = server.request(Method::POST, "/v1/me/session?app=shop");
+    assert_eq!(in_shop.same_origin().send().await.status, 201);
+    server.advance(HOUR);
+    started(&visit_from(&server, "203.0.113.4").await);
+}
+
+#[tokio::test]
 async fn visitors_are_counted_across_a_restart() {
     let server = open_with(|config| default_app(config).anonymous_per_hour = 1).await;
     start(&server).await;

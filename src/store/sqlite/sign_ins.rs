@@ -38,7 +38,7 @@ pub(super) fn create(batch: &mut Batch<'_>, new: &NewSession) -> rusqlite::Resul
         }
     }
     if let Some(visitor) = &new.visitor {
-        if let Some(retry_at) = too_many_visitors(batch.connection, &new.app, visitor, new.now)? {
+        if let Some(retry_at) = too_many_visitors(batch, &new.app, visitor, new.now)? {
             return Ok(Creation::TooManyVisitors { retry_at });
         }
         if !makes_room(batch, &new.app, Kind::Anonymous, visitor.total_max, new.now)? {
@@ -121,6 +121,9 @@ fn insert(batch: &mut Batch<'_>, new: &NewSession) -> rusqlite::Result<Session> 
     };
     insert_session(batch.connection, &session, new)?;
     batch.counts.created(&session);
+    if new.visitor.is_some() {
+        batch.counts.visited(&session);
+    }
     if let Some(data) = &new.data {
         write_data(batch, session.id, data)?;
     }
@@ -322,15 +325,16 @@ fn count_unended(
         .query_row(params![app.as_str(), user_id.as_str(), but], |row| row.get(0))
 }
 
-/// When the next visitor of this network may start a session, if not now.
+/// When the next visitor of this network may start a session in this app, if not now.
 fn too_many_visitors(
-    connection: &Connection,
+    batch: &mut Batch<'_>,
     app: &AppName,
     visitor: &Visitor,
     now: Timestamp,
 ) -> rusqlite::Result<Option<Timestamp>> {
     // The one that must be an hour old first.
-    let started_at: Option<Timestamp> = connection
+    let of_network: Option<Timestamp> = batch
+        .connection
         .prepare_cached(
             "SELECT created_at FROM sessions WHERE app = ?1 AND started_from = ?2 AND created_at > ?3
              ORDER BY created_at DESC LIMIT 1 OFFSET ?4",
@@ -345,7 +349,9 @@ fn too_many_visitors(
             |row| row.get(0),
         )
         .optional()?;
-    Ok(started_at.map(|at| at.plus_millis(VISITORS_MILLIS)))
+    let (counts, total) = (&mut batch.counts, visitor.per_hour_total);
+    let of_app = counts.visit_that_must_age(batch.connection, app, total, now)?;
+    Ok(of_network.max(of_app).map(|at| at.plus_millis(VISITORS_MILLIS)))
 }
 
 /// What to answer if the same call was made before.

@@ -178,6 +178,7 @@ impl Scene {
                     visitor: Some(Visitor {
                         network: "a".to_owned(),
                         per_hour: 9,
+                        per_hour_total: 100,
                         total_max: 2,
                     }),
                     ..anonymous_session(at(105))

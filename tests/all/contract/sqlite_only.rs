@@ -325,6 +325,7 @@ fn visitor_of_three(secs: i64) -> NewSession {
         visitor: Some(Visitor {
             network: "192.0.2.1".to_owned(),
             per_hour: 100,
+            per_hour_total: 100,
             total_max: 3,
         }),
         ..anonymous_session(at(secs))
@@ -518,6 +519,7 @@ async fn calls_visitors_and_ids_of_clients_are_there_after_reopening() {
         visitor: Some(Visitor {
             network: "192.0.2.1".to_owned(),
             per_hour: 1,
+            per_hour_total: 100,
             total_max: 100,
         }),
         ..anonymous_session(at(secs))

@@ -12,6 +12,8 @@ over_both_stores!(
     network_starts_only_so_many_in_an_hour,
     hour_is_that_of_each_start,
     networks_and_apps_are_counted_apart,
+    app_starts_only_so_many_in_an_hour_from_all_networks,
+    later_of_the_two_limits_says_when,
     starts_count_also_when_they_ended_or_were_given_to_a_user,
     refused_visitors_change_nothing_and_do_not_count,
     app_has_only_so_many_sessions_of_nobody,
@@ -26,6 +28,7 @@ fn visitor(network: &str, secs: i64) -> NewSession {
         visitor: Some(Visitor {
             network: network.to_owned(),
             per_hour: 2,
+            per_hour_total: 100,
             total_max: 100,
         }),
         ..anonymous_session(at(secs))
@@ -38,6 +41,7 @@ fn one_of(total_max: u32, secs: i64) -> NewSession {
         visitor: Some(Visitor {
             network: format!("of {secs}"),
             per_hour: 1,
+            per_hour_total: 100,
             total_max,
         }),
         ..anonymous_session(at(secs))
@@ -106,6 +110,59 @@ async fn networks_and_apps_are_counted_apart(f: Fixture) {
     too_many(store, visitor("b", 4)).await;
 }
 
+/// Each from a network of its own, where all of them may start two in an hour.
+fn one_of_two(secs: i64) -> NewSession {
+    NewSession {
+        visitor: Some(Visitor {
+            network: format!("of {secs}"),
+            per_hour: 1,
+            per_hour_total: 2,
+            total_max: 100,
+        }),
+        ..anonymous_session(at(secs))
+    }
+}
+
+async fn app_starts_only_so_many_in_an_hour_from_all_networks(f: Fixture) {
+    let store = &*f.store;
+    for secs in [0, 10] {
+        put(store, one_of_two(secs)).await;
+        put(store, anonymous_session(at(secs))).await;
+    }
+    let in_shop = NewSession {
+        app: app_named("shop"),
+        ..one_of_two(11)
+    };
+    put(store, in_shop).await;
+    assert_eq!(too_many(store, one_of_two(20)).await, at(HOUR));
+    let just_before = NewSession {
+        now: at(HOUR).plus_millis(-1),
+        ..one_of_two(21)
+    };
+    assert_eq!(too_many(store, just_before).await, at(HOUR));
+    let third = put(store, one_of_two(HOUR)).await.id;
+    end(store, third, HOUR + 1).await;
+    let refused = too_many(store, one_of_two(HOUR + 5)).await;
+    assert_eq!(refused, at(HOUR + 10), "also those that ended count");
+    put(store, one_of_two(HOUR + 10)).await;
+}
+
+async fn later_of_the_two_limits_says_when(f: Fixture) {
+    let store = &*f.store;
+    put(store, visitor("a", 0)).await;
+    put(store, one_of_two(10)).await;
+    put(store, visitor("a", 20)).await;
+    let both = |secs| {
+        let mut new = one_of_two(secs);
+        new.visitor.as_mut().expect("a visitor").network = "of 10".to_owned();
+        new
+    };
+    // Of all three starts the second must age, as there may be two; of its network the one at 10 s as well.
+    assert_eq!(too_many(store, both(30)).await, at(HOUR + 10));
+    assert_eq!(too_many(store, both(HOUR + 5)).await, at(HOUR + 10));
+    assert_eq!(too_many(store, visitor("a", 40)).await, at(HOUR));
+}
+
 async fn starts_count_also_when_they_ended_or_were_given_to_a_user(f: Fixture) {
     let store = &*f.store;
     let ended = put(store, visitor("a", 0)).await.id;
@@ -129,6 +186,7 @@ async fn refused_visitors_change_nothing_and_do_not_count(f: Fixture) {
             visitor: Some(Visitor {
                 network: "b".to_owned(),
                 per_hour: 2,
+                per_hour_total: 100,
                 total_max: 2,
             }),
             ..visitor("b", secs)
