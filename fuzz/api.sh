@@ -31,8 +31,10 @@ cd "$work"
 
 SESSIOND_KEY=$("$BINARY" keys create schemathesis --database s.db 2>/dev/null)
 export SESSIOND_KEY
+# Wrong credentials and strangers are part of it, and come from one address.
+export SESSIOND_RATE_LIMITS__UNAUTHENTICATED_PER_MINUTE=0 SESSIOND_RATE_LIMITS__WRONG_CREDENTIALS_PER_MINUTE=0
 # So that visitors and webhooks are called as well.
-SESSIOND_APPS__DEFAULT__ANONYMOUS=true SESSIOND_APPS__DEFAULT__ANONYMOUS_PER_HOUR=10000 SESSIOND_WEBHOOKS__ALLOW_PRIVATE=true \
+SESSIOND_APPS__DEFAULT__ANONYMOUS_PER_HOUR_TOTAL=1000000 SESSIOND_APPS__DEFAULT__ANONYMOUS=true SESSIOND_APPS__DEFAULT__ANONYMOUS_PER_HOUR=10000 SESSIOND_WEBHOOKS__ALLOW_PRIVATE=true \
     "$BINARY" serve --listen 127.0.0.1:0 --database s.db 2>log &
 server=$!
 for _ in {1..100}; do

@@ -57,6 +57,8 @@ pub struct Config {
     pub location: LocationConfig,
     /// Operations.
     pub ops: OpsConfig,
+    /// How often strangers and backends may ask.
+    pub rate_limits: RateLimitsConfig,
     /// The apps; `default` is always among them.
     pub apps: BTreeMap<AppName, AppConfig>,
     /// Where events are sent.
@@ -152,6 +154,18 @@ pub struct LocationConfig {
 pub struct OpsConfig {
     /// Who may read metrics besides this machine (none).
     pub allow: Vec<IpNet>,
+}
+
+/// `[rate_limits]`: how often strangers and backends may ask; 0 is as often as they like. Addresses are IPv4 ones and
+/// IPv6 /64s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimitsConfig {
+    /// Calls a second with one API key (0).
+    pub per_key_per_second: u32,
+    /// Requests a minute from one address without a credential (6,000).
+    pub unauthenticated_per_minute: u32,
+    /// Wrong tokens and API keys a minute from one address (100).
+    pub wrong_credentials_per_minute: u32,
 }
 
 /// `[apps.NAME]`: the policy of one app.

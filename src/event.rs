@@ -1,5 +1,7 @@
 //! What happened, in the past tense. An event is a row written in the transaction of the change it tells of.
 
+use std::net::IpAddr;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
@@ -18,7 +20,9 @@ pub enum EventKind {
     SessionAuthenticated,
     /// Its token was renewed.
     SessionRenewed,
-    /// A token was used that had been replaced too long ago: somebody may have a copy.
+    /// A token was used that had been replaced too long ago: somebody may have a copy. Or one address sent many wrong tokens
+    /// and keys; that is about no session and nobody, and told at most once an hour and address. Data: `explanation`, and of
+    /// the latter `count`.
     SessionSuspicious,
     /// It was ended before a deadline.
     SessionRevoked,
@@ -135,7 +139,7 @@ pub struct Event {
     pub app: AppName,
     /// Whose.
     pub user_id: Option<UserId>,
-    /// Which session.
+    /// Which session. What is neither about a session nor about a user is about the app.
     pub session_id: Option<SessionId>,
     /// The id that the client chose for it.
     pub client_session_id: Option<i64>,
@@ -146,7 +150,7 @@ pub struct Event {
     /// The session's device in words.
     pub device_info: Option<String>,
     /// The address it was used from.
-    pub ip_address: Option<std::net::IpAddr>,
+    pub ip_address: Option<IpAddr>,
     /// Its place in words, if that is known of this address.
     pub location: Option<String>,
     /// What only this kind has, as a JSON object.
@@ -200,6 +204,24 @@ impl Event {
         }
     }
 
+    /// The event of so many wrong tokens and API keys from one address, of which the latest came to this app.
+    pub fn of_wrong_credentials(
+        app: &AppName,
+        address: Option<IpAddr>,
+        location: Option<String>,
+        count: u64,
+        occurred_at: Timestamp,
+    ) -> Self {
+        let explanation = "One address sent many wrong session tokens or API keys: somebody guesses, or a program keeps an old one.";
+        let data = serde_json::json!({ "count": count, "explanation": explanation });
+        Self {
+            ip_address: address,
+            location,
+            data: Some(data.to_string()),
+            ..Self::about_nobody(app, EventKind::SessionSuspicious, occurred_at)
+        }
+    }
+
     /// The event of so many refusals to end a session, from one `about` whoever was refused last.
     pub fn of_refused_revocations(about: Self, why: WhyRefused, count: u64, occurred_at: Timestamp) -> Self {
         let data = serde_json::json!({ "count": count, "explanation": why.explanation() });
@@ -246,10 +268,18 @@ impl Event {
     /// An event about a user rather than one session.
     pub fn about_user(app: &AppName, user_id: &UserId, kind: EventKind, occurred_at: Timestamp) -> Self {
         Self {
+            user_id: Some(user_id.clone()),
+            ..Self::about_nobody(app, kind, occurred_at)
+        }
+    }
+
+    /// An event about neither a session nor a user.
+    fn about_nobody(app: &AppName, kind: EventKind, occurred_at: Timestamp) -> Self {
+        Self {
             kind,
             occurred_at,
             app: app.clone(),
-            user_id: Some(user_id.clone()),
+            user_id: None,
             session_id: None,
             client_session_id: None,
             reason: None,
@@ -312,7 +342,7 @@ pub struct EventBody<'e> {
     app: &'e str,
     /// Whose; null for a session of nobody.
     user_id: Option<&'e str>,
-    /// Which session; null for what concerns a user.
+    /// Which session; null for what concerns a user or, if that is null too, the app.
     session_id: Option<String>,
     /// The id that the client chose for it.
     client_session_id: Option<String>,

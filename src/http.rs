@@ -2,7 +2,8 @@
 //!
 //! Two tables of routes: the public one (TCP) with all planes, and the operator's (Unix socket) with the service plane
 //! and the API keys and what is kept of users, where the socket's mode is the credential. Handlers parse, call the manager and write; rules live
-//! elsewhere. Each answer passes [`edge`] once: request id, security headers, metrics, and the log of what went wrong.
+//! elsewhere. Each answer passes [`edge`] once: rate limits, request id, security headers, metrics, and the log of what went
+//! wrong.
 
 pub mod address;
 pub mod auth;
@@ -20,6 +21,7 @@ pub mod me;
 pub mod openapi;
 pub mod ops;
 pub mod problem;
+pub mod rate_limits;
 pub mod session;
 pub mod session_body;
 pub mod session_data;
@@ -53,6 +55,7 @@ use connection::Answering;
 use events::Streams;
 use json_writer::WriteJson;
 use problem::Problem;
+use rate_limits::{Budget, RateLimits};
 use unread::UnreadPayload;
 
 /// Longest request id that is taken over from a request.
@@ -83,6 +86,8 @@ pub struct State {
     pub openapi: OnceLock<String>,
     /// The live streams of this listener.
     pub streams: Streams,
+    /// How often strangers and backends may ask.
+    pub rate_limits: RateLimits,
     /// The app that a request is for which neither names one nor comes to the host of one.
     pub default_app: AppName,
     /// Whether any app lists the hosts that it is asked at.
@@ -121,6 +126,7 @@ impl State {
             default_app: AppName::default_app(),
             lists_hosts: manager.apps().values().any(|app| !app.hosts.is_empty()),
             check: CheckRoute::new(&config.server.base_path),
+            rate_limits: RateLimits::new(&config.rate_limits, manager.clock(), manager.metrics()),
             manager,
             webhooks,
             plane,
@@ -347,12 +353,15 @@ pub async fn edge(
     let id = RequestId::of(request.headers());
     let payload = UnreadPayload::share(&mut request);
     let is_public = state.plane == Plane::Public;
-    let guarded = match state.is_dev && is_public {
+    let mut admitted = match state.is_dev && is_public {
         true => dev::guard(request.request()),
         false => Ok(()),
     };
     let is_check = is_public && request.path() == state.check.path;
-    let mut response = match (guarded, request.method()) {
+    if is_public && !is_check && admitted.is_ok() {
+        admitted = rate_limits::admit(request.request(), &state).await;
+    }
+    let mut response = match (admitted, request.method()) {
         (Err(problem), _) => request.error_response(problem),
         // The call that is made all the time goes straight to its handler.
         (Ok(()), &Method::GET) if is_check => {
@@ -382,6 +391,10 @@ pub async fn edge(
                 id.as_str()
             );
         }
+        let problem = match is_public {
+            true => rate_limits::count_refusal(problem, response.request(), &state),
+            false => problem,
+        };
         // HttpResponse::error keeps the headers out; all of a problem's are made from the problem.
         let (request, _) = response.into_parts();
         response = ServiceResponse::new(request, problem.to_response(id.as_str()));
@@ -441,10 +454,14 @@ fn finish(
         // The page tells how long ago something was; in `dev` its own clock is not the server's.
         headers.insert(header::DATE, value);
     }
+    let metrics = state.manager.metrics();
+    let status = response.status();
+    let is_good_check = status == StatusCode::OK && response.request().path() == state.check.path;
+    if !is_good_check {
+        Budget::tell(&mut response, metrics);
+    }
     let request = response.request();
-    let (status, metrics) = (response.status(), state.manager.metrics());
     let counter = || metrics.http_requests(&operation(request), status.as_u16());
-    let is_good_check = status == StatusCode::OK && request.path() == state.check.path;
     match *request.method() {
         Method::GET if is_good_check => state.check.got.get_or_init(counter).inc(),
         Method::HEAD if is_good_check => state.check.headed.get_or_init(counter).inc(),

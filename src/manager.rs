@@ -25,7 +25,7 @@ use crate::config::{AppConfig, Config};
 use crate::data::{DATA_DEPTH_MAX, DATA_LEN_MAX, DataError, DataPath, is_too_deep};
 use crate::enrich::location::Locator;
 use crate::error::{Error, FieldError};
-use crate::event::WhyRefused;
+use crate::event::{Event, WhyRefused};
 use crate::metrics::Metrics;
 use crate::observer::{Bells, Feed};
 use crate::session::{
@@ -453,6 +453,18 @@ impl SessionManager {
             }
         }
         result
+    }
+
+    /// Tells that an address sent so many wrong tokens and API keys, the latest of them to this app. How often that is told is
+    /// the caller's to bound; nobody waits for it.
+    pub fn tell_wrong_credentials(&self, app: &AppName, address: Option<IpAddr>, count: u64) {
+        let location = self.locate(address).map(|place| place.info().to_string());
+        let (now, address) = (self.clock.now(), self.kept(address));
+        // Queued by the call itself.
+        drop(
+            self.store
+                .record(Event::of_wrong_credentials(app, address, location, count, now)),
+        );
     }
 
     fn end_request(&self, revocation: Revocation) -> EndRequest {

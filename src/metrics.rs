@@ -38,6 +38,8 @@ pub struct Metrics {
     pub touches_dropped: Counter,
     /// Sessions that ended, by reason; reasons that applications made up are counted together as other.
     pub sessions_ended: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Requests that were refused because there had been too many, by the limit: key, unauthenticated or wrong_credentials.
+    pub rate_limited: Family<[(&'static str, &'static str); 1], Counter>,
     /// Live streams of events that are open.
     pub event_streams: Gauge,
     /// Attempts of webhooks' deliveries, by result: delivered, retried, failed or disabled.
@@ -91,6 +93,7 @@ impl Metrics {
             touch_flush_failures: Counter::default(),
             touches_dropped: Counter::default(),
             sessions_ended: Family::default(),
+            rate_limited: Family::default(),
             event_streams: Gauge::default(),
             event_stream_waits: Counter::default(),
             webhook_deliveries: Family::default(),
@@ -156,6 +159,11 @@ impl Metrics {
             "sessions_ended",
             "Sessions that ended, by reason",
             metrics.sessions_ended.clone(),
+        );
+        r.register(
+            "rate_limited",
+            "Requests refused because there had been too many, by limit",
+            metrics.rate_limited.clone(),
         );
         r.register(
             "event_streams",

@@ -65,6 +65,16 @@ impl Config {
         );
         text.section("ops");
         text.key("allow", list(&self.ops.allow));
+        text.section("rate_limits");
+        text.key("per_key_per_second", self.rate_limits.per_key_per_second);
+        text.key(
+            "unauthenticated_per_minute",
+            self.rate_limits.unauthenticated_per_minute,
+        );
+        text.key(
+            "wrong_credentials_per_minute",
+            self.rate_limits.wrong_credentials_per_minute,
+        );
         text.section("webhooks");
         text.key("allow_private", self.webhooks.allow_private);
         for (name, webhook) in &self.webhooks.named {

@@ -8,7 +8,7 @@ use super::layers::{KeyPath, Layers, key_path};
 use super::section::Section;
 use super::{
     AppConfig, BackupConfig, CacheConfig, Config, CookieConfig, DatabaseConfig, LocationConfig, OpsConfig,
-    Preset, ServerConfig, SessionsConfig, TlsConfig, WebhookConfig, WebhooksConfig, texts,
+    Preset, RateLimitsConfig, ServerConfig, SessionsConfig, TlsConfig, WebhookConfig, WebhooksConfig, texts,
 };
 use crate::address::IpPrivacy;
 use crate::event::EventKind;
@@ -49,6 +49,8 @@ const RENEW_GRACE_SECS: RangeInclusive<i64> = 0..=3_600;
 const ANONYMOUS_PER_HOUR: RangeInclusive<i64> = 1..=10_000;
 /// A million an hour is what a large site has; its rows of a month fill a disk. The writer keeps so many times in memory.
 const ANONYMOUS_PER_HOUR_TOTAL: RangeInclusive<i64> = 1..=1_000_000;
+/// A million a second, or a minute, is more than one server answers; it is no limit any more.
+const RATE_LIMIT: RangeInclusive<i64> = 0..=1_000_000;
 /// Ten million sessions that nobody signed in for are some gigabytes of database.
 const UNSIGNED_SESSIONS: RangeInclusive<i64> = 1..=10_000_000;
 /// What a user can have at all.
@@ -110,6 +112,12 @@ impl Config {
         let ops = OpsConfig {
             allow: section.list("allow", texts::NETWORK_RULE, texts::network),
         };
+        let mut section = layers.section(&["rate_limits"]);
+        let rate_limits = RateLimitsConfig {
+            per_key_per_second: section.number("per_key_per_second", RATE_LIMIT),
+            unauthenticated_per_minute: section.number("unauthenticated_per_minute", RATE_LIMIT),
+            wrong_credentials_per_minute: section.number("wrong_credentials_per_minute", RATE_LIMIT),
+        };
         let apps = read_apps(layers);
         let webhooks = read_webhooks(layers, &apps);
         check_key_file(layers, &server, &database);
@@ -126,6 +134,7 @@ impl Config {
             tiers,
             location,
             ops,
+            rate_limits,
             apps,
             webhooks,
         }

@@ -14,7 +14,7 @@ use actix_web::{HttpRequest, web};
 
 use super::input::Query;
 use super::problem::{Code, Problem};
-use super::{State, address, cookie};
+use super::{State, address, cookie, rate_limits};
 use crate::cache::CachedSession;
 use crate::config::AppConfig;
 use crate::manager::{CheckAnswer, Demands, Refusal, Use};
@@ -58,14 +58,18 @@ pub async fn backend(request: &HttpRequest, state: &State, query: &mut Query) ->
     let refused = |detail: &str| Problem::new(Code::InvalidApiKey, detail);
     let presented = bearer(request).ok_or_else(|| refused("Send an API key: Authorization: Bearer ssk_…"))?;
     let key = presented.and_then(ApiKey::parse).ok_or_else(unknown_api_key)?;
-    match state.manager.app_of_key(&key).await? {
-        Some(app) => Ok(Backend {
-            app,
-            by: EndedBy::App,
-            key: Some(key),
-        }),
-        None => Err(unknown_api_key()),
-    }
+    let app = state
+        .manager
+        .app_of_key(&key)
+        .await?
+        .ok_or_else(unknown_api_key)?;
+    // Only now: whoever knows a key's id and not the key spends nothing of its.
+    rate_limits::spend_of_key(request, state, key.id())?;
+    Ok(Backend {
+        app,
+        by: EndedBy::App,
+        key: Some(key),
+    })
 }
 
 /// That an API key is none of this server's, or none any more.
@@ -175,6 +179,11 @@ fn bearer(request: &HttpRequest) -> Option<Option<&str>> {
             let is_bearer = scheme.eq_ignore_ascii_case(b"bearer") && bytes.get(6).is_none_or(ends);
             is_bearer.then(|| std::str::from_utf8(&bytes[6..]).ok().map(str::trim))
         })
+}
+
+/// Whether a request has a credential in its header, of whatever kind.
+pub fn has_bearer(request: &HttpRequest) -> bool {
+    bearer(request).is_some()
 }
 
 /// Reads the credentials of the token and self planes, and refuses cookies that another site made the browser send.

@@ -1,6 +1,9 @@
 //! The OpenAPI document, made from the handlers.
 
+use std::collections::BTreeMap;
+
 use actix_web::HttpResponse;
+use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
 use utoipa::openapi::request_body::RequestBody;
 use utoipa::openapi::schema::{
@@ -168,7 +171,10 @@ fn complete(operation: &mut Operation, path: &str) {
         common.push(Code::ValidationFailed);
     }
     if operation.security.is_some() {
-        common.push(Code::StoreUnavailable);
+        common.extend([Code::StoreUnavailable, Code::TooManyRequests]);
+    }
+    if path == "/v1/whoami" {
+        common.push(Code::TooManyRequests);
     }
     let responses = &mut operation.responses.responses;
     for code in common {
@@ -188,6 +194,28 @@ fn complete(operation: &mut Operation, path: &str) {
             response.content = [("application/problem+json".to_owned(), RefOr::T(problem))].into();
         }
     }
+    if let Some(RefOr::T(response)) = responses.get_mut("429") {
+        response.headers = rate_limit_headers();
+    }
+}
+
+/// What an answer to too many requests says beside its body; the latter two also stand at others that a budget was spent for.
+fn rate_limit_headers() -> BTreeMap<String, RefOr<Header>> {
+    let headers = [
+        ("Retry-After", "Seconds until it can be tried again"),
+        (
+            "RateLimit-Policy",
+            "The budget: its name, size (`q`) and window in seconds (`w`)",
+        ),
+        (
+            "RateLimit",
+            "What is left of it (`r`), and the seconds until it is whole (`t`)",
+        ),
+    ];
+    let header = |description| RefOr::T(HeaderBuilder::new().description(Some(description)).build());
+    headers
+        .map(|(name, description)| (name.to_owned(), header(description)))
+        .into()
 }
 
 /// How long texts and how large numbers may be, by the names under which they are asked for everywhere: said once, by the

@@ -217,6 +217,11 @@ impl Problem {
         self.more.cause.as_deref()
     }
 
+    /// There were too many of these; the next can be in so many seconds.
+    pub fn too_many_requests(detail: String, retry_after_secs: u64) -> Self {
+        Self::new(Code::TooManyRequests, detail).with(|more| more.retry_after_secs = Some(retry_after_secs))
+    }
+
     /// Whoever has so many streams closes some, or waits.
     pub fn too_many_streams(max: usize) -> Self {
         let detail = format!("There are {max} live streams already, and there may be no more. Close some.");

@@ -11,7 +11,7 @@ use super::auth::{self, Holder, Presented, StateData};
 use super::input::Query;
 use super::problem::{Problem, ProblemBody};
 use super::session_body::{Audience, SessionBody};
-use super::{cookie, json, json_by_hand};
+use super::{cookie, json, json_by_hand, rate_limits};
 use crate::manager::{CheckAnswer, Demands, Refusal, RenewAnswer, Revocation, Use};
 use crate::session::{EndedBy, Reason};
 use crate::store::Owner;
@@ -172,7 +172,7 @@ pub async fn renew_token(request: HttpRequest, state: StateData) -> Result<HttpR
 
 /// Signs out: ends the session of the token, and clears the cookie if it came by one.
 ///
-/// Missing, unknown and ended tokens are fine too. If the ending cannot be made durable it is 503, and the cookie stays.
+/// Missing, unknown and ended tokens are fine too, unless unknown ones come too often. If the ending cannot be made durable it is 503, and the cookie stays.
 #[utoipa::path(
     delete, path = "/v1/session", tag = "token", security((), ("session_token" = []), ("session_cookie" = [])),
     params(AppParams),
@@ -189,16 +189,21 @@ pub async fn sign_out(request: HttpRequest, state: StateData) -> Result<HttpResp
     let (tokens, is_by_cookie) = match auth::present(&request, &state, &app) {
         Ok(Presented::Bearer(token)) => (vec![token], false),
         Ok(Presented::Cookies(tokens)) => (tokens, true),
-        Ok(Presented::Nothing) => (Vec::new(), false),
+        Ok(Presented::Nothing) => {
+            rate_limits::spend_unauthenticated(&request, &state)?;
+            return Ok(HttpResponse::NoContent().finish());
+        }
         // A malformed token is no session's, so there is nothing to sign out of.
         Err(problem) if problem.code() == super::problem::Code::InvalidToken => (Vec::new(), false),
         Err(problem) => return Err(problem),
     };
+    let mut is_known = false;
     for token in &tokens {
         let answer = state
             .manager
             .check(&app, token, Use::Look, &Demands::default())
             .await?;
+        is_known |= !matches!(answer, CheckAnswer::Refused(Refusal::InvalidToken));
         if let CheckAnswer::Active(entry) = answer {
             let revocation = Revocation::new(Reason::LOGOUT, EndedBy::User);
             state
@@ -206,6 +211,9 @@ pub async fn sign_out(request: HttpRequest, state: StateData) -> Result<HttpResp
                 .revoke(&app, entry.row().id, Owner::Anyone, revocation)
                 .await?;
         }
+    }
+    if !is_known {
+        rate_limits::spend_wrong(&request, &state)?;
     }
     let mut response = HttpResponse::NoContent();
     if is_by_cookie && let Some(config) = state.manager.app(&app) {

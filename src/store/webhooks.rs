@@ -130,7 +130,7 @@ pub struct NewDelivery {
     pub event: u64,
     /// Its kind, to be shown also when the event is no longer kept.
     pub kind: EventKind,
-    /// Whom it concerns: a session's id without hyphens, else a user's.
+    /// Whom it concerns: a session's id without hyphens, else a user's. What concerns neither has one subject together, "".
     pub subject: String,
 }
 

@@ -322,3 +322,30 @@ async fn follower_outlives_a_restart_and_loses_nothing() {
         ]
     );
 }
+
+#[tokio::test]
+async fn event_about_nobody_is_printed_with_its_address_and_leaves_the_database_whole() {
+    let scene = Scene::set();
+    let mut serve = sessiond(
+        scene.path(),
+        ["serve", "--listen", "127.0.0.1:0", "--database", "s.db"],
+    );
+    serve.env("SESSIOND_RATE_LIMITS__WRONG_CREDENTIALS_PER_MINUTE", "1");
+    let server = Served::start(serve);
+    for expected in [401, 429] {
+        let (status, answer) = server.call(Method::GET, "/v1/session", "x", None).await;
+        assert_eq!(status, expected, "{answer}");
+    }
+    scene.sign_in(&server, "last in the queue").await;
+
+    let printed = scene.events(&["--types", "session.suspicious"]).exited(0);
+    let [line] = printed.lines().collect::<Vec<_>>()[..] else {
+        panic!("one line: {printed}");
+    };
+    for word in ["127.0.0.1", "\"count\":2"] {
+        assert!(line.contains(word), "{line}");
+    }
+    server.stop().exited(0);
+    let checked = run(scene.path(), ["check", "--database", "s.db"]).exited(0);
+    assert_eq!(checked, "ok: 1 session(s), 2 event(s)\n");
+}

@@ -127,6 +127,10 @@ const EVERYTHING: &str = r#"
     database = "city.mmdb"
     [ops]
     allow = ["192.0.2.0/24"]
+    [rate_limits]
+    per_key_per_second = 23
+    unauthenticated_per_minute = 24
+    wrong_credentials_per_minute = 25
     [webhooks]
     allow_private = true
     [webhooks.stock]
@@ -236,6 +240,14 @@ fn apps_have_their_own_rules_for_limits_renewals_and_visitors() {
         (19, 26, 120, 21, 22)
     );
     assert!(!config.apps[&app("blog")].anonymous, "no app has another's rules");
+}
+
+#[test]
+fn strangers_have_limits_and_backends_have_none_unless_told_otherwise() {
+    let limits = defaults().rate_limits;
+    assert_eq!(limits.per_key_per_second, 0);
+    assert_eq!(limits.unauthenticated_per_minute, 6_000);
+    assert_eq!(limits.wrong_credentials_per_minute, 100);
 }
 
 #[test]
@@ -603,7 +615,7 @@ fn no_text_makes_it_panic() {
 #[test]
 fn numbers_are_bounded_on_both_sides() {
     let day = 24 * 60 * 60;
-    let cases: [(&str, i64, i64); 27] = [
+    let cases: [(&str, i64, i64); 30] = [
         ("server.workers", 0, 256),
         ("server.shutdown_grace_secs", 0, 600),
         ("database.read_pool", 1, 64),
@@ -626,6 +638,9 @@ fn numbers_are_bounded_on_both_sides() {
         ("apps.default.expiring_notice_secs", 1, 400 * day),
         ("apps.shop.expiring_notice_secs", 1, 400 * day),
         ("apps.default.renew_grace_secs", 0, 3_600),
+        ("rate_limits.per_key_per_second", 0, 1_000_000),
+        ("rate_limits.unauthenticated_per_minute", 0, 1_000_000),
+        ("rate_limits.wrong_credentials_per_minute", 0, 1_000_000),
         ("apps.default.anonymous_per_hour", 1, 10_000),
         ("apps.default.anonymous_per_hour_total", 1, 1_000_000),
         ("apps.default.anonymous_idle_timeout_secs", 1, 400 * day),

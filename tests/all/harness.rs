@@ -8,7 +8,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use sessiond::clock::{Clock, Timestamp};
-use sessiond::config::{Config, Flags};
+use sessiond::config::{Config, Flags, RateLimitsConfig};
 use sessiond::manager::SessionManager;
 use sessiond::server::{Mode, Server};
 use sessiond::session::AppName;
@@ -23,7 +23,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub const FIREFOX_ON_LINUX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:150.0) Gecko/20100101 Firefox/150.0";
 
-/// The defaults over a database in `dir`, listening on a free port, with no regular work but what tests ask for.
+/// The defaults over a database in `dir`, listening on a free port, with no regular work but what tests ask for, and
+/// without limits on how often anybody asks.
 pub fn config_in(dir: &Path) -> Config {
     let flags = Flags {
         listen: Some("127.0.0.1:0".parse().expect("an address")),
@@ -33,6 +34,12 @@ pub fn config_in(dir: &Path) -> Config {
     let mut config = Config::load(None, std::iter::empty(), flags).expect("the defaults are valid");
     config.server.workers = 1;
     config.sessions.flush_interval_ms = 60_000;
+    // Budgets refill with time, which stands still here, and all tests come from one address.
+    config.rate_limits = RateLimitsConfig {
+        per_key_per_second: 0,
+        unauthenticated_per_minute: 0,
+        wrong_credentials_per_minute: 0,
+    };
     config
 }
 

@@ -121,9 +121,10 @@ const CRATES_OF: &[(&str, &[&str])] = &[
     ("actix_tls", &["server"]),
     ("rustix", &["server"]),
     ("toml", &["config"]),
-    ("lru", &["cache", "enrich"]),
+    ("lru", &["cache", "enrich", "http::rate_limits"]),
     // Explores orders in unit tests; nothing that is shipped has its locks.
     ("loom", &[]),
+    ("governor", &["http::rate_limits"]),
     ("hmac", &["session", "webhook"]),
     ("chacha20poly1305", &["webhook"]),
     ("woothee", &["enrich"]),

@@ -63,6 +63,7 @@ mod policy;
 mod power;
 mod privacy;
 mod races;
+mod rate_limits;
 mod restore;
 mod secrets;
 mod self_plane;
