@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::harness::{make_first_version, open_database};
-use crate::process::{Finished, Process, Served, call, create_key, names_in, run, sessiond, text};
+use crate::process::{Finished, Process, Served, create_key, names_in, run, sessiond, text};
 
 fn a_directory() -> TempDir {
     tempfile::tempdir().expect("a directory")
@@ -58,18 +58,15 @@ async fn backup_under_load_is_whole_and_nobody_is_kept_waiting() {
     let is_done = Arc::new(AtomicBool::new(false));
     let mut writers = JoinSet::new();
     for writer in 0..4 {
-        let (client, key, is_done) = (server.client.clone(), key.clone(), Arc::clone(&is_done));
-        let url = format!("{}/v1/sessions", server.base);
+        let (caller, key, is_done) = (server.caller.clone(), key.clone(), Arc::clone(&is_done));
         writers.spawn(async move {
             let mut statuses = Vec::new();
             while !is_done.load(Ordering::Relaxed) || statuses.is_empty() {
                 let body = json!({ "user_id": format!("writer {writer}") });
-                let made = call(&client, Method::POST, url.clone(), &key, Some(body)).await;
-                let (status, answer) = made.expect("an answer");
+                let (status, answer) = caller.call(Method::POST, "/v1/sessions", &key, Some(body)).await;
                 statuses.push(status);
-                let ended = format!("{url}/{}", text(&answer["session"]["id"]));
-                let ended = call(&client, Method::DELETE, ended, &key, None).await;
-                statuses.push(ended.expect("an answer").0);
+                let path = format!("/v1/sessions/{}", text(&answer["session"]["id"]));
+                statuses.push(caller.call(Method::DELETE, &path, &key, None).await.0);
             }
             statuses
         });

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::harness::eventually;
 use crate::locations::countries;
-use crate::process::{Process, Served, build_preloaded, call, create_key, run, sessiond, text};
+use crate::process::{Process, Served, build_preloaded, create_key, run, sessiond, text};
 
 const DAY: i64 = 86_400;
 
@@ -182,12 +182,11 @@ fn send_creations(
 ) -> JoinSet<(String, (u16, Value))> {
     let mut calls = JoinSet::new();
     for user in users {
-        let (client, url) = (server.client.clone(), format!("{}/v1/sessions", server.base));
-        let key = key.to_owned();
+        let (caller, key) = (server.caller.clone(), key.to_owned());
         calls.spawn(async move {
             let body = json!({ "user_id": user });
-            let answer = call(&client, Method::POST, url, &key, Some(body)).await;
-            (user, answer.expect("an answer"))
+            let answer = caller.call(Method::POST, "/v1/sessions", &key, Some(body)).await;
+            (user, answer)
         });
     }
     calls
@@ -256,9 +255,8 @@ async fn write_error_in_the_middle_of_a_batch_leaves_nothing_of_it() {
     let batch = send_creations(&server, &key, (0..20).map(|n| format!("user{n}")));
     eventually("the batch waits", async || queue_len(&server).await == 20).await;
     let revocation = {
-        let (client, url) = (server.client.clone(), format!("{}/v1/session", server.base));
-        let token = ada.clone();
-        tokio::spawn(async move { call(&client, Method::DELETE, url, &token, None).await })
+        let (caller, token) = (server.caller.clone(), ada.clone());
+        tokio::spawn(async move { caller.try_call(Method::DELETE, "/v1/session", &token, None).await })
     };
     eventually("so does the ending", async || queue_len(&server).await == 21).await;
 
@@ -365,12 +363,12 @@ async fn exhausted_readers_refuse_what_must_read_serve_the_cache_and_recover() {
 
     disk.set(Fault::WaitingReads);
     let list = {
-        let (client, url) = (
-            server.client.clone(),
-            format!("{}/v1/users/ada/sessions", server.base),
-        );
-        let key = key.clone();
-        tokio::spawn(async move { call(&client, Method::GET, url, &key, None).await })
+        let (caller, key) = (server.caller.clone(), key.clone());
+        tokio::spawn(async move {
+            caller
+                .try_call(Method::GET, "/v1/users/ada/sessions", &key, None)
+                .await
+        })
     };
     disk.until_somebody_waits().await;
     server.assert_token(&cached, "active").await;
