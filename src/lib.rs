@@ -55,6 +55,11 @@ pub mod observer;
 
 pub mod cache;
 
+#[cfg(test)]
+mod cache_orders;
+
+mod locks;
+
 pub mod touch;
 
 pub mod sweeper;

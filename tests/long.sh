@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 exec </dev/null
 
 case ${1-} in
-"") kills=300 checks=50000 recordings=3 interruptions=3 ;;
+"") kills=300 checks=50000 recordings=3 interruptions=4 ;;
 --long) kills=3000 checks=1000000 recordings=30 interruptions=5 ;;
 *)
     echo "usage: tests/long.sh [--long]" >&2
@@ -26,5 +26,5 @@ run() {
 run "Kills" SESSIOND_CRASH_KILLS=$kills --test all crash::acknowledged -- --nocapture
 run "Histories" SESSIOND_HISTORY_CHECKS=$checks --test all histories::what -- --nocapture
 run "Losses of power" SESSIOND_POWER_ROUNDS=$recordings --test all power::acknowledged -- --nocapture
-run "Orders at the cache" LOOM_MAX_PREEMPTIONS=$interruptions --lib cache::tests
+run "Orders at the cache" LOOM_MAX_PREEMPTIONS=$interruptions --lib cache_orders
 printf '\nlong.sh: all passed in %d s\n' "$SECONDS"
