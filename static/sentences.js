@@ -108,7 +108,6 @@ export function howEnded(reason, actor, figure = 'a long time') {
 		absolute_timeout: `Ended because ${figure} had passed since sign-in.`,
 		user_blocked: `Ended because the account was locked.${by}`,
 		credentials_changed: `Ended because your sign-in details were changed.${by}`,
-		user_erased: `Ended because what was kept about you was erased.${by}`,
 		token_reuse: "Ended to protect you: an old copy of this session's key was used again.",
 	};
 	return (actor === 'user' && byPerson[reason]) || (byAny[reason] ?? `Ended by ${who}${reason ? `: "${reason}"` : ''}.`);
