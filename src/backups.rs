@@ -75,7 +75,8 @@ impl Backups {
                 }
             };
             if result.is_err() {
-                log::error!("the making of backups failed in a way it should not");
+                log::error!("the making of backups failed in a way it should not, and is tried again later");
+                backups.failed_at(backups.clock.now());
             }
             if is_stopped {
                 return;
@@ -121,12 +122,16 @@ impl Backups {
             // It is due again after the start.
             Err(BackupError::Abandoned) => {}
             Err(error) => {
-                self.count("failed");
                 log::error!("no backup was made, and another is tried later: {error}");
-                let retry_at = now.plus_millis(self.every_millis.min(RETRY_MILLIS));
-                self.retry_at.store(retry_at.as_millis(), Ordering::Relaxed);
+                self.failed_at(now);
             }
         }
+    }
+
+    fn failed_at(&self, now: Timestamp) {
+        self.count("failed");
+        let retry_at = now.plus_millis(self.every_millis.min(RETRY_MILLIS));
+        self.retry_at.store(retry_at.as_millis(), Ordering::Relaxed);
     }
 
     fn is_due(&self, now: Timestamp) -> io::Result<bool> {

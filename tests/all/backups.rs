@@ -196,3 +196,16 @@ async fn server_makes_the_first_backup_by_itself_and_counts_it() {
     server.stop().exited(0);
     assert_eq!(names_in(&dir.path().join("backups")).len(), 1);
 }
+
+#[tokio::test]
+async fn dev_makes_none_as_its_clock_is_moved_and_its_name_is_another_server_s() {
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::create_dir(dir.path().join("backups")).expect("made");
+    let mut command = sessiond(dir.path(), ["dev", "--listen", "127.0.0.1:0"]);
+    command.env("SESSIOND_BACKUP__FOLDER", "backups");
+    let dev = Served::start(command);
+    let (status, _) = dev.get("/healthz", "").await;
+    assert_eq!(status, 200);
+    dev.stop().exited(0);
+    assert_eq!(names_in(&dir.path().join("backups")), [""; 0]);
+}

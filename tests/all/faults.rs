@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::harness::eventually;
 use crate::locations::countries;
-use crate::process::{Process, Served, build_preloaded, create_key, run, sessiond, text};
+use crate::process::{Process, Served, build_preloaded, create_key, names_in, run, sessiond, text};
 
 const DAY: i64 = 86_400;
 
@@ -347,6 +347,32 @@ async fn stalled_writer_keeps_no_check_waiting_and_refuses_what_it_cannot_queue(
     );
     server.stop();
     disk.assert_whole();
+}
+
+#[tokio::test]
+async fn stop_waits_for_a_backup_whose_disk_hangs_no_longer_than_its_grace() {
+    let (dir, disk, key) = prepare();
+    let folder = dir.path().canonicalize().expect("a directory").join("backups");
+    std::fs::create_dir(&folder).expect("made");
+    let settings = [
+        ("SESSIOND_BACKUP__FOLDER", "backups"),
+        ("SESSIOND_SERVER__SHUTDOWN_GRACE_SECS", "1"),
+    ];
+    let mut command = disk.command(&settings);
+    command.env("FAULT_DATABASE", folder.join(".sessiond-backup-unfinished"));
+    disk.set(Fault::WaitingSyncs);
+    let server = Served::start(command);
+    let (_, ada) = sign_in(&server, &key, "ada").await;
+    disk.until_somebody_waits().await;
+
+    let finished = server.stop();
+    assert!(finished.stderr.contains("is left as it is"), "{finished:?}");
+    disk.set(Fault::None);
+    let mut server = Served::start(disk.command(&settings));
+    server.process.stderr.until("backup backups/s-");
+    server.assert_token(&ada, "active").await;
+    server.stop();
+    assert_eq!(names_in(&folder).len(), 1, "the next one clears it away");
 }
 
 #[tokio::test]

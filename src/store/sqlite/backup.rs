@@ -133,6 +133,9 @@ pub fn back_up(database: &Path, file: &Path, abandoned: &Arc<AtomicBool>) -> Res
             faults: found.faults.join("; "),
         });
     }
+    if !is_wanted() {
+        return Err(BackupError::Abandoned);
+    }
     let bytes = unfinished.finish(file)?;
     Ok(Copied {
         sessions: found.sessions,

@@ -212,11 +212,11 @@ async fn end_in_each(store: &SqliteStore, apps: Vec<AppName>, clock: &Clock) -> 
     Ok(ended)
 }
 
-/// Whoever could use the old database can use the new one, also if it is the administrator who restores it.
+/// Whoever could use the old database, or, if there is none, has its folder, can use the new one, also if it is the
+/// administrator who restores it.
 fn give_to_owner_of(database: &Path, copy: &Path) -> io::Result<()> {
-    let (Ok(old), new) = (std::fs::metadata(database), std::fs::metadata(copy)?) else {
-        return Ok(()); // there is none
-    };
+    let old = std::fs::metadata(database).or_else(|_| std::fs::metadata(folder_of(database)))?;
+    let new = std::fs::metadata(copy)?;
     if (old.uid(), old.gid()) == (new.uid(), new.gid()) {
         return Ok(());
     }
