@@ -43,6 +43,7 @@ for _ in {1..100}; do
     kill -0 "$server" 2>/dev/null || { cat log >&2; server=; exit 1; }
     sleep 0.1
 done
+[[ -n $SESSIOND_URL ]] || { echo "fuzz/api.sh: the server does not say where it serves" >&2; exit 1; }
 export SESSIOND_URL SCHEMATHESIS_HOOKS=$OLDPWD/fuzz/api_hooks.py
 
 status=0

@@ -117,7 +117,9 @@ impl Driver {
             format!("--user-agent={user_agent}"),
             format!("--user-data-dir={}", profile.display()),
         ];
-        let capabilities = json!({ "goog:chromeOptions": { "args": arguments } });
+        // axe-core looks at every element of a page, which takes a busy machine longer than the 30 s that drivers wait by themselves.
+        let timeouts = json!({ "script": 4 * PATIENCE.as_millis() });
+        let capabilities = json!({ "goog:chromeOptions": { "args": arguments }, "timeouts": timeouts });
         let Value::Object(capabilities) = capabilities else {
             unreachable!("it is an object")
         };
