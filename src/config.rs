@@ -164,7 +164,7 @@ pub struct RateLimitsConfig {
     pub per_key_per_second: u32,
     /// Requests a minute from one address without a credential (6,000).
     pub unauthenticated_per_minute: u32,
-    /// Wrong tokens and API keys a minute from one address (100).
+    /// Wrong tokens and API keys a minute from one address (1,000).
     pub wrong_credentials_per_minute: u32,
 }
 

@@ -247,7 +247,7 @@ fn strangers_have_limits_and_backends_have_none_unless_told_otherwise() {
     let limits = defaults().rate_limits;
     assert_eq!(limits.per_key_per_second, 0);
     assert_eq!(limits.unauthenticated_per_minute, 6_000);
-    assert_eq!(limits.wrong_credentials_per_minute, 100);
+    assert_eq!(limits.wrong_credentials_per_minute, 1_000);
 }
 
 #[test]
