@@ -533,7 +533,7 @@ async fn event_about_nobody_reaches_backends_by_page_stream_and_webhook_and_no_p
     let server = three_wrong().await;
     let ada = server.sign_in("ada").await;
     let mut receiver = Receiver::start().await;
-    let types = json!(["session.suspicious", "session.created"]);
+    let types = json!(["session.suspicious"]);
     let webhook = server.post("/v1/webhooks", json!({ "url": receiver.base, "types": types }));
     assert_eq!(webhook.key(&server.key).send().await.status, 201);
     let mut stream = open(server.get("/v1/events").key(&server.key)).await;
