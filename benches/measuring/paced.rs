@@ -2,7 +2,7 @@
 //!
 //! wrk sends the next request when the last one is answered, so that a server which falls behind is asked less. Here requests
 //! are due at random moments (a Poisson process), and their time runs from then on, also while all connections wait for an
-//! answer. Each four arguments are a stream with its own connections, two at most; FILE has requests with NUL between, as
+//! answer. Each four arguments are a stream with its own connections, three at most; FILE has requests with NUL between, as
 //! measuring/load.py writes them. Prints one line of numbers for each stream. One thread that never sleeps: it needs a core.
 //! The standard library only: `rustc --edition 2021 -O paced.rs`.
 
@@ -175,7 +175,7 @@ fn main() {
     let end = Duration::from_secs_f64(arguments[1].parse().expect("SECS is a number"));
     let groups = arguments[2..]
         .chunks(4)
-        .zip([88_172_645_463_325_252, 521_288_629]);
+        .zip([88_172_645_463_325_252, 521_288_629, 362_436_069]);
     let mut streams: Vec<Stream> = groups
         .map(|(group, number)| Stream::new(port, group, number))
         .collect();
