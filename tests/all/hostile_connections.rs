@@ -318,6 +318,30 @@ async fn client_that_dribbles_is_hung_up_on_whatever_it_dribbles() {
     futures_util::future::join_all(dribbled).await;
 }
 
+#[tokio::test]
+async fn client_that_sends_far_ahead_of_an_answer_is_hung_up_on_also_while_it_follows_events() {
+    let scene = Scene::set().await;
+    let mut wire = Wire::open(&scene.server).await;
+    let token = &scene.ada.token;
+    let follow = format!(
+        "GET /v1/me/events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    wire.send(follow.as_bytes()).await;
+    let head = wire.answer().await.expect("a head");
+    assert_eq!(head.status, 200, "{}", head.head);
+    // What comes at once is taken, and 128 KiB after it: this is more than both.
+    let ahead = format!("{GET}\r\n").repeat(512 * 1024 / GET.len());
+
+    wire.send(ahead.as_bytes()).await;
+
+    let said = wire.rest().await;
+    assert!(
+        !said.windows(4).any(|some| some == b"HTTP"),
+        "nothing is answered before"
+    );
+    assert_eq!(scene.server.check(token).await.status, 200);
+}
+
 /// How many connections the tests below open: some, or what the environment says.
 fn connections() -> usize {
     let count = std::env::var("SESSIOND_CONNECTIONS").ok();
@@ -439,7 +463,7 @@ fn client_that_never_reads_is_hung_up_on() {
     let mut stream = connect(&server, b"");
     stream.set_write_timeout(Some(3 * PATIENCE)).expect("set");
     let request = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n";
-    // It is read no further when nothing can be sent, until the connection breaks.
+    // When nothing can be sent it is read a little further, and then no more.
     let error = loop {
         if let Err(error) = stream.write_all(request) {
             break error.kind();
