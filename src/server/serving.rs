@@ -34,6 +34,9 @@ use crate::tls::Certificate;
 
 /// How long a client may take to send a request's head, and before it for the handshake of TLS.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long what nobody wants of a body is still read when the answer is sent: to close before would be a reset, and take the
+/// answer from who has not read it yet. As actix-web's own server has it.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the other side of a connection may take nothing of what is sent to it (TCP_USER_TIMEOUT, tcp(7)).
 #[cfg(target_os = "linux")]
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -167,6 +170,7 @@ where
     HttpService::build()
         .graceful_shutdown_signal(stopping)
         .client_request_timeout(HEAD_TIMEOUT)
+        .client_disconnect_timeout(LINGER_TIMEOUT)
         // Idle ones are closed by `Connection`, which spares each request a timer.
         .keep_alive(KeepAlive::Os)
         // Whoever closes their side is gone: a stream of theirs ends then, and not with some later heartbeat. It holds for

@@ -457,6 +457,32 @@ fn requests_that_cannot_be_parsed_leave_no_line_in_the_log() {
 }
 
 #[test]
+fn answer_that_comes_before_the_body_was_read_reaches_who_sends_all_of_it_first() {
+    let dir = tempdir().expect("a directory");
+    let key = create_key(dir.path());
+    let server = Served::serve(dir.path());
+    let cases = [
+        (format!("Authorization: Bearer {key}\r\n"), "413"),
+        (String::new(), "401"),
+    ];
+    for (credential, status) in cases {
+        let head = format!(
+            "POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{credential}\
+             Content-Length: 5000000\r\n\r\n"
+        );
+        let mut stream = connect(&server, head.as_bytes());
+        let mut sending = stream.try_clone().expect("a second handle");
+        let sender = std::thread::spawn(move || sending.write_all(&vec![b'a'; 5_000_000]).is_ok());
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("no reset");
+        let is_whole = answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.ends_with('}');
+        assert!(is_whole, "{status}: {answer}");
+        assert!(sender.join().expect("it ends"), "{status}: all was taken");
+    }
+    server.stop();
+}
+
+#[test]
 fn client_that_never_reads_is_hung_up_on() {
     let dir = tempdir().expect("a directory");
     let server = Served::serve(dir.path());
