@@ -26,6 +26,8 @@ use crate::user::UserId;
 /// Streams of one person, each an open page; and of one app's backends.
 const STREAMS_OF_PERSON_MAX: usize = 16;
 const STREAMS_OF_APP_MAX: usize = 64;
+/// Streams of the command line, whatever the app: half of its connections, so that the other commands get through.
+pub const STREAMS_OF_OPERATOR_MAX: usize = 64;
 /// Streams of one visitor: sessions of nobody are had for nothing.
 const STREAMS_OF_VISITOR_MAX: usize = 4;
 
@@ -117,7 +119,10 @@ pub async fn list_events(request: HttpRequest, state: StateData) -> Result<HttpR
     let Some(stream) = asked.stream else {
         return page(&state, filter, &asked).await;
     };
-    let slot = Slot::take(&state, Share::App(app), STREAMS_OF_APP_MAX)?;
+    let slot = match &key {
+        Some(_) => Slot::take(&state, Share::App(app), STREAMS_OF_APP_MAX)?,
+        None => Slot::take(&state, Share::Operator, STREAMS_OF_OPERATOR_MAX)?,
+    };
     let stream = LiveStream::begin(state, filter, stream, Viewer::Backend(key), slot).await?;
     Ok(answer(&request, stream))
 }

@@ -29,6 +29,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::http::connection::Connection;
+use crate::http::events::STREAMS_OF_OPERATOR_MAX;
 use crate::http::{self, State};
 use crate::tls::Certificate;
 
@@ -42,8 +43,8 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections of one worker; more wait to be accepted.
 const CONNECTIONS_PER_WORKER_MAX: usize = 10_000;
-/// Connections of the command line at the same time, most of which follow events.
-const OPERATOR_CONNECTIONS_MAX: usize = 64;
+/// Connections of the command line at the same time; no more than half of them follow events.
+const OPERATOR_CONNECTIONS_MAX: usize = 2 * STREAMS_OF_OPERATOR_MAX;
 /// Connections that may wait to be accepted: what actix asks for by itself; the standard library's 128 is short for a burst.
 const BACKLOG: i32 = 1024;
 /// File descriptors beside those of connections and of readers of the database: the operator's, 32 of webhooks, the writer's,

@@ -18,6 +18,11 @@ const GET: &str = "GET /healthz HTTP/1.1\r\nHost: x\r\n";
 /// What ends a body in chunks.
 const END: &str = "0\r\n\r\n";
 
+/// Asks the operator socket for an app's live stream.
+fn follow(app: &str) -> String {
+    format!("GET /v1/events?app={app} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+}
+
 /// A server with a session that must survive.
 struct Scene {
     server: TestServer,
@@ -432,6 +437,25 @@ fn connections_beyond_the_files_there_are_wait_and_leave_the_operator_some() {
     assert_served(&mut waiting);
     let log = server.stop().stderr;
     assert!(!log.contains("ERROR"), "{log}");
+}
+
+#[tokio::test]
+async fn those_who_follow_events_by_the_operator_socket_leave_room_for_commands() {
+    let server = TestServer::start_with(|config| add_app(config, "shop")).await;
+    let mut followers = Vec::new();
+    for number in 0..64 {
+        let app = ["default", "shop"][number % 2];
+        let mut wire = Wire::open_operator(&server).await;
+        wire.send(follow(app).as_bytes()).await;
+        assert_eq!(wire.answer().await.expect("a head").status, 200, "{number}");
+        followers.push(wire);
+    }
+    let mut wire = Wire::open_operator(&server).await;
+    wire.send(follow("shop").as_bytes()).await;
+    assert_eq!(wire.answer().await.expect("an answer").status, 429);
+    wire.send(b"GET /v1/keys HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(wire.answer().await.expect("an answer").status, 200);
+    drop(followers);
 }
 
 #[test]

@@ -360,6 +360,8 @@ impl LiveStream {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Share {
     App(AppName),
+    /// The command line, in every app.
+    Operator,
     User(AppName, UserId),
     Session(SessionId),
 }
@@ -370,7 +372,7 @@ impl Share {
     }
 
     fn is_persons(&self) -> bool {
-        !matches!(self, Self::App(_))
+        !matches!(self, Self::App(_) | Self::Operator)
     }
 }
 
