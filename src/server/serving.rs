@@ -47,9 +47,11 @@ const CONNECTIONS_PER_WORKER_MAX: usize = 10_000;
 const OPERATOR_CONNECTIONS_MAX: usize = 2 * STREAMS_OF_OPERATOR_MAX;
 /// Connections that may wait to be accepted: what actix asks for by itself; the standard library's 128 is short for a burst.
 const BACKLOG: i32 = 1024;
-/// File descriptors beside those of connections and of readers of the database: the operator's, 32 of webhooks, the writer's,
-/// and what runtimes and libraries open.
-const FILES_RESERVED: usize = OPERATOR_CONNECTIONS_MAX + 96;
+/// File descriptors beside those of connections, workers and readers of the database: the operator's, 32 of webhooks, the
+/// writer's, a backup's, and what runtimes and libraries open.
+const FILES_RESERVED: usize = OPERATOR_CONNECTIONS_MAX + 104;
+/// File descriptors of a worker: its runtime's, which waits for connections, for other threads and for signals.
+const FILES_PER_WORKER: usize = 4;
 /// File descriptors of a reader: the database, its log and the log's index.
 const FILES_PER_READER: usize = 3;
 /// Below this many connections a start warns: a page of a browser takes six.
@@ -74,15 +76,18 @@ fn connections_per_worker(config: &Config, workers: usize) -> usize {
     let files = getrlimit(Resource::Nofile)
         .current
         .map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-    let reserved = FILES_RESERVED.saturating_add(readers.saturating_mul(FILES_PER_READER));
-    let all = files.saturating_sub(reserved).max(workers);
+    let reserved = FILES_RESERVED
+        .saturating_add(readers.saturating_mul(FILES_PER_READER))
+        .saturating_add(workers.saturating_mul(FILES_PER_WORKER));
+    let per_worker = (files.saturating_sub(reserved) / workers).max(1);
+    let all = per_worker.saturating_mul(workers);
     if all < CONNECTIONS_FEW {
         log::warn!(
             "this process may open {files} files, so that only {all} connections are served at the same time; raise its \
              limit (`ulimit -n`, or LimitNOFILE= of systemd)"
         );
     }
-    (all / workers).min(CONNECTIONS_PER_WORKER_MAX)
+    per_worker.min(CONNECTIONS_PER_WORKER_MAX)
 }
 
 /// Lets more connections wait to be accepted than the standard library does.
