@@ -7,6 +7,7 @@
 //! It is what actix-web's own `HttpServer` does, put together here for the sake of [`Connection`], which that one has no
 //! place for.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
@@ -15,8 +16,10 @@ use std::time::Duration;
 
 use actix_http::error::DispatchError;
 use actix_http::{HttpService, KeepAlive};
-use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_service, map_config};
-use actix_tls::accept::rustls_0_23::{Acceptor, TlsStream};
+use actix_service::{
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory, fn_service, map_config,
+};
+use actix_tls::accept::rustls_0_23::{Acceptor, AcceptorService, TlsStream};
 use actix_tls::accept::{TlsError, max_concurrent_tls_connect};
 use actix_web::body::BoxBody;
 use actix_web::dev::{AppConfig, Server as ActixServer, ServerHandle};
@@ -134,7 +137,8 @@ pub(super) fn start_http(config: &Config, listener: Listener, state: State) -> i
             builder.listen("https", listener, move || {
                 let mut tls = Acceptor::new(certificate.server_config());
                 tls.set_handshake_timeout(HEAD_TIMEOUT);
-                tls.map_err(TlsError::into_service_error)
+                until(tls, stopping.clone())
+                    .map_err(TlsError::into_service_error)
                     .and_then(fn_service(async |stream: TlsStream<TcpStream>| {
                         Ok(accepted(stream, |stream| stream.get_ref().0))
                     }))
@@ -147,6 +151,31 @@ pub(super) fn start_http(config: &Config, listener: Listener, state: State) -> i
         }),
     };
     Ok(builder?.run())
+}
+
+/// Handshakes until then: a stop waits for none, as nothing was asked yet, and who is silent would delay it by their ten seconds.
+fn until<Stopping: Future<Output = ()>>(
+    acceptor: Acceptor,
+    stopping: impl Fn() -> Stopping + Clone,
+) -> impl ServiceFactory<
+    TcpStream,
+    Config = (),
+    Response = TlsStream<TcpStream>,
+    Error = TlsError<io::Error, Infallible>,
+    InitError = (),
+> {
+    apply_fn_factory::<_, _, _, _, _, TcpStream, _, _>(
+        acceptor,
+        move |stream: TcpStream, acceptor: &AcceptorService| {
+            let (handshake, stopping) = (acceptor.call(stream), stopping());
+            async move {
+                tokio::select! {
+                    done = handshake => done,
+                    () = stopping => Err(TlsError::Timeout),
+                }
+            }
+        },
+    )
 }
 
 /// HTTP/1.1 on connections of one kind.

@@ -4,6 +4,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::crypto::ring;
@@ -21,6 +22,8 @@ use crate::wire::{RawAnswer, Wire};
 
 const CERTIFICATE: &str = "fullchain.pem";
 const KEY: &str = "privkey.pem";
+/// How long one may take, by docs/OPERATIONS.md.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HSTS: &str = "\nstrict-transport-security: max-age=31536000\n";
 const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -294,6 +297,20 @@ async fn handshakes_that_never_end_keep_nobody_out_and_are_hung_up_on() {
     }
 }
 
+#[tokio::test]
+async fn handshake_that_somebody_leaves_open_delays_no_stop() {
+    let (dir, authority) = (tempdir().expect("a directory"), Authority::new());
+    authority.renew(dir.path());
+    let server = serve(dir.path());
+    let _silent = TcpStream::connect(server.address()).await.expect("a connection");
+    // One worker, which takes connections as they come: the silent one is taken when this one is served.
+    let served = authority.connect(server.address()).await;
+    assert_eq!(ask(served, HEALTH).await.status, 200);
+    let began = Instant::now();
+    server.stop();
+    assert!(began.elapsed() < HANDSHAKE_TIMEOUT / 2, "{:?}", began.elapsed());
+}
+
 /// The binary with the files in `dir`, waited for until it serves.
 fn serve(dir: &Path) -> Served {
     Served::start(command(dir))
@@ -303,6 +320,7 @@ fn command(dir: &Path) -> std::process::Command {
     let mut command = sessiond(dir, ["serve", "--listen", "127.0.0.1:0", "--database", "s.db"]);
     command.env("SESSIOND_SERVER__TLS_CERTIFICATE", CERTIFICATE);
     command.env("SESSIOND_SERVER__TLS_KEY", KEY);
+    command.env("SESSIOND_SERVER__WORKERS", "1");
     command
 }
 
