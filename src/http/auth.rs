@@ -200,7 +200,7 @@ pub fn present(request: &HttpRequest, state: &State, app: &AppName) -> Result<Pr
     if values.peek().is_none() {
         return Ok(Presented::Nothing);
     }
-    refuse_cross_site(request, &state.public_origins)?;
+    refuse_cross_site(request, state)?;
     // What is no token must not take the place of one: a sibling sub-domain can set cookies of this name.
     let tokens: Vec<Token> = values
         .filter_map(Token::parse)
@@ -310,7 +310,7 @@ pub async fn choose<'t>(
 /// An unsafe one needs `Sec-Fetch-Site: same-origin`, or without that header an `Origin` that is ours; `same-site` is a
 /// sibling sub-domain and is refused too. A safe one is refused only if the browser says that another site fetches it
 /// as data; its answer to a navigation no other site can read.
-pub fn refuse_cross_site(request: &HttpRequest, public_origins: &[String]) -> Result<(), Problem> {
+pub fn refuse_cross_site(request: &HttpRequest, state: &State) -> Result<(), Problem> {
     let text = |name: &str| {
         request
             .headers()
@@ -324,7 +324,7 @@ pub fn refuse_cross_site(request: &HttpRequest, public_origins: &[String]) -> Re
         (true, Some("cross-site" | "same-site")) => text("sec-fetch-mode") == Some("navigate"),
         (true, _) => true,
         (false, Some(site)) => site == "same-origin",
-        (false, None) => text("origin").is_some_and(|origin| is_own_origin(request, origin, public_origins)),
+        (false, None) => text("origin").is_some_and(|origin| is_own_origin(request, origin, state)),
     };
     if is_allowed {
         return Ok(());
@@ -337,22 +337,27 @@ pub fn refuse_cross_site(request: &HttpRequest, public_origins: &[String]) -> Re
 
 /// Refuses a request that another site made the browser send, also one without our cookie: its answer would set one, and
 /// so take a person's session away. Whoever sends neither header is no browser.
-pub fn refuse_start_from_elsewhere(request: &HttpRequest, public_origins: &[String]) -> Result<(), Problem> {
+pub fn refuse_start_from_elsewhere(request: &HttpRequest, state: &State) -> Result<(), Problem> {
     let tells = |name: &str| request.headers().contains_key(name);
     if tells("sec-fetch-site") || tells("origin") {
-        return refuse_cross_site(request, public_origins);
+        return refuse_cross_site(request, state);
     }
     Ok(())
 }
 
-fn is_own_origin(request: &HttpRequest, origin: &str, public_origins: &[String]) -> bool {
+fn is_own_origin(request: &HttpRequest, origin: &str, state: &State) -> bool {
     let origin = origin.to_ascii_lowercase();
-    if !public_origins.is_empty() {
-        return public_origins.contains(&origin);
+    if !state.public_origins.is_empty() {
+        return state.public_origins.contains(&origin);
     }
-    let host = authority_of(request).map(str::to_ascii_lowercase);
-    let authority = origin.split_once("://").map(|(_, authority)| authority);
-    authority.is_some() && authority == host.as_deref()
+    let Some((scheme, authority)) = origin.split_once("://") else {
+        return false;
+    };
+    // A page that came by plain HTTP from the same host is whoever's is on the way. Without TLS here, a proxy may have it.
+    if state.is_tls && scheme != "https" {
+        return false;
+    }
+    authority_of(request).is_some_and(|host| host.eq_ignore_ascii_case(authority))
 }
 
 /// The server's state as handlers get it.

@@ -65,7 +65,7 @@ pub async fn start_own_session(request: HttpRequest, state: StateData) -> Result
     let presented = auth::present(&request, &state, &app)?;
     let is_by_header = matches!(presented, Presented::Bearer(_));
     if !is_by_header {
-        auth::refuse_start_from_elsewhere(&request, &state.public_origins)?;
+        auth::refuse_start_from_elsewhere(&request, &state)?;
     }
     let holder = auth::holder(&request, &state, app.clone(), false, &Demands::default()).await;
     let (response, session) = match holder {

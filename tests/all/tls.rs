@@ -11,6 +11,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion, version};
 use sessiond::config::{Config, TlsConfig};
+use sessiond::session::AppName;
 use tempfile::{TempDir, tempdir};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -275,6 +276,22 @@ async fn plain_http_to_a_server_with_tls_is_hung_up_on() {
     wire.send(HEALTH).await;
     // What comes is an alert of TLS.
     assert!(!wire.rest().await.starts_with(b"HTTP"));
+}
+
+#[tokio::test]
+async fn page_that_came_without_tls_is_no_page_of_a_server_with_tls() {
+    let scene = Scene::set_with(|config| {
+        let app = config.apps.get_mut(&AppName::default_app()).expect("an app");
+        app.anonymous = true;
+    })
+    .await;
+    for (scheme, status) in [("http", 403), ("https", 201)] {
+        let visit = format!(
+            "POST /v1/me/session HTTP/1.1\r\nHost: x\r\nOrigin: {scheme}://x\r\nContent-Length: 0\r\n\r\n"
+        );
+        let answer = scene.ask(&visit).await;
+        assert_eq!(answer.status, status, "{scheme}: {}", answer.body);
+    }
 }
 
 #[tokio::test]
