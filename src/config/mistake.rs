@@ -109,6 +109,13 @@ fn printable(name: &str) -> String {
     name.replace(char::is_control, "\u{fffd}")
 }
 
+/// A number as a mistake repeats it: without quotes, on one line, and cut. The parser takes some for numbers that are none.
+pub(super) fn shown_number(text: &str) -> String {
+    let cut: String = text.chars().take(SHOWN_CHARS_MAX).collect();
+    let rest = if cut.len() < text.len() { "…" } else { "" };
+    printable(&cut) + rest
+}
+
 /// A text as a mistake repeats it: quoted, cut, and without what may be a password in a URL. What breaks the rule
 /// for URLs has no authority to look in, so everything up to the last `@` goes.
 pub(super) fn shown(text: &str) -> String {

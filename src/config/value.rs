@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 
 use toml::de::DeValue;
 
-use super::mistake::shown;
+use super::mistake::{shown, shown_number};
 
 /// A value as it was written.
 #[derive(Debug, Clone)]
@@ -26,13 +26,13 @@ impl Value {
         match value {
             DeValue::String(text) => Self::Text(text.to_string()),
             DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix())
-                .map_or_else(|_| Self::Other(integer.to_string()), Self::Integer),
+                .map_or_else(|_| Self::Other(shown_number(&integer.to_string())), Self::Integer),
             DeValue::Boolean(boolean) => Self::Boolean(*boolean),
             DeValue::Array(array) => {
                 Self::List(array.iter().map(|item| Self::from_toml(item.get_ref())).collect())
             }
             DeValue::Table(table) if table.is_empty() => Self::EmptyTable,
-            DeValue::Float(float) => Self::Other(float.to_string()),
+            DeValue::Float(float) => Self::Other(shown_number(&float.to_string())),
             DeValue::Datetime(_) => Self::Other("a date or time".to_owned()),
             DeValue::Table(_) => Self::Other("a table".to_owned()),
         }

@@ -536,6 +536,14 @@ fn wrong_types_are_told() {
 }
 
 #[test]
+fn numbers_that_are_none_are_told_on_one_line_and_cut() {
+    assert_told("[cache]\ncapacity = 100_000\u{8}", "not 100000\u{fffd}");
+    let digits = "9".repeat(300);
+    let told = mistakes(&format!("[cache]\ncapacity = {digits}"));
+    assert!(told[0].ends_with(&format!("not {}…", &digits[..100])), "{told:?}");
+}
+
+#[test]
 fn syntax_errors_have_line_and_column_and_hide_no_other_layer() {
     let file = "[cache]\ncapacity = 0\n[server]\n  workers = many\n[ops\n";
     let told =
