@@ -18,8 +18,8 @@ use crate::session::{EndedBy, Ending, Reason, Session, SessionId};
 mod locks {
     pub(super) use loom::sync::{Mutex, MutexGuard};
 }
-// Of what it has, the orders need a part.
-#[allow(dead_code)]
+// The file a second time is what this is about; of what it has, the orders need a part.
+#[allow(clippy::duplicate_mod, dead_code)]
 #[path = "cache.rs"]
 mod cache;
 
