@@ -412,9 +412,9 @@ fn serve_with_files(dir: &std::path::Path, limits: &str, workers: &str) -> Serve
 fn connections_beyond_the_files_there_are_wait_and_leave_the_operator_some() {
     let dir = tempdir().expect("a directory");
     create_key(dir.path());
-    // With as many workers as on a large machine, each of which opens some of its own.
-    let mut server = serve_with_files(dir.path(), "-n 400", "16");
-    let warning = server.process.stderr.until("may open 400 files");
+    // With as many workers as a large machine has, each of which opens some of its own.
+    let mut server = serve_with_files(dir.path(), "-n 700", "64");
+    let warning = server.process.stderr.until("may open 700 files");
     let (_, rest) = warning.split_once("only ").expect("a number");
     let room: usize = rest
         .split(' ')
