@@ -11,7 +11,7 @@
 //!   credential is found out first and counted then: beyond the budget the answer to a wrong one is another, and a right one
 //!   is accepted as ever. The pages, which ask for no credential, look for one before they refuse.
 //! - **A check whose token is right comes nowhere near here**: no budget, no lock, no header.
-//! - **Memory is bounded** by [`SPENDERS_MAX`], whatever number of addresses ask; the database by [`TOLD_PER_HOUR`].
+//! - **Memory is bounded** by `SPENDERS_MAX`, whatever number of addresses ask; the database by `TOLD_PER_HOUR`.
 //!
 //! Budgets are forgotten by a restart, and of those that asked longest ago when there are too many; that gives them a whole one
 //! again, which an attacker with so many addresses has anyway. They go by [`Clock::running`], as time of day may stand still.
