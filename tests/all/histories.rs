@@ -69,6 +69,9 @@ struct Told {
 #[derive(Debug, Default)]
 struct Record {
     sessions: HashMap<String, Told>,
+    /// What was learned of sessions whose creation is not noted yet, or was not answered: another client can hear that one made
+    /// room before the client that started it has read its own answer.
+    early: HashMap<String, Vec<(Span, Learned)>>,
     /// Creations that nobody answered.
     lost: HashMap<String, Vec<Span>>,
     checks: usize,
@@ -136,7 +139,7 @@ impl Record {
             user: user.to_owned(),
             created,
             is_short,
-            learned: Vec::new(),
+            learned: self.early.remove(id).unwrap_or_default(),
         };
         let known = self.sessions.insert(id.to_owned(), told);
         assert!(known.is_none(), "{id} was given twice");
@@ -147,9 +150,9 @@ impl Record {
     }
 
     fn learn(&mut self, id: &str, span: Span, learned: Learned) {
-        // Of a session whose creation was not answered nobody has the token, but a list may have it.
-        if let Some(told) = self.sessions.get_mut(id) {
-            told.learned.push((span, learned));
+        match self.sessions.get_mut(id) {
+            Some(told) => told.learned.push((span, learned)),
+            None => self.early.entry(id.to_owned()).or_default().push((span, learned)),
         }
     }
 
@@ -317,6 +320,18 @@ mod judge {
 
     fn span(began: u64, ended: u64) -> Span {
         Span { began, ended }
+    }
+
+    #[test]
+    fn ending_that_is_learned_before_the_creation_is_noted_counts() {
+        for (later, is_right) in [(Learned::Over, true), (Learned::Good, false)] {
+            let mut record = Record::default();
+            record.learn(ID, span(1, 2), Learned::Ended);
+            record.create(ID, USER, false, span(0, 3));
+            record.learn(ID, span(4, 5), later);
+            let verdict = record.judge(2);
+            assert_eq!(verdict.is_ok(), is_right, "{verdict:?}");
+        }
     }
 
     /// Judges what was learned of one session that was created from 0 to 1; a user may have two.
