@@ -2,9 +2,10 @@
 //! told them (linearizability): a session is there from a moment within its creation to a moment within whatever ended it, good
 //! before and never again after.
 //!
-//! Every operation is noted with the moments at which it was begun and answered, by one counter for all clients. One whose
-//! connection broke has happened, or not, by the moment at which its client noticed. `load` are the clients and the lives of the server;
-//! here is what they were told, and the judge of it.
+//! Every operation is noted with the moments at which it was begun and answered, by one clock for all clients. One whose
+//! connection broke has happened, or not, by the moment at which its client noticed. A reason that is told for an ending must be that
+//! of something that was asked for, and no session may be forgotten before its retention is over. `load` are the clients and the lives
+//! of the server; here is what they were told, and the judge of it.
 //!
 //! `SESSIOND_HISTORY_CHECKS` is how many checks are made.
 
@@ -12,7 +13,7 @@ pub mod load;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use crate::support::setting;
 use load::{Lives, Mix, SESSIONS_PER_USER_MAX};
@@ -22,7 +23,16 @@ const CHECKS: usize = 4_000;
 /// Operations that are answered in one life of the server, at most.
 const OPERATIONS_PER_LIFE_MAX: usize = 2_500;
 
-/// When something was begun and answered, or its connection broke.
+/// How long the server keeps what has ended.
+const RETENTION_SECS: u64 = 3;
+/// A session that is unknown was last good at least so long ago, in microseconds: of the retention, half is left to wall clocks that are set.
+const UNKNOWN_AFTER: u64 = RETENTION_SECS * 1_000_000 / 2;
+/// The reasons of endings.
+const SIGNED_OUT: &str = "logout";
+const MADE_ROOM: &str = "session_limit_exceeded";
+const RAN_OUT: &str = "absolute_timeout";
+
+/// When something was begun and answered, or its connection broke, in microseconds. Moments that are the same can have been in either order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     began: u64,
@@ -34,12 +44,18 @@ pub struct Span {
 pub enum Learned {
     /// It was good.
     Good,
-    /// It had ended.
-    Over,
-    /// It was asked to end it, or made room for another one, and that was answered.
-    Ended,
+    /// It had ended, for this reason.
+    Over { reason: String },
+    /// It was not in its user's list any more.
+    Unlisted,
+    /// Nothing was known of it, so it must have ended, and been deleted.
+    Unknown,
+    /// It made room for another one.
+    MadeRoom,
+    /// It was asked to end it, and that was answered; it may have ended before.
+    Revoked,
     /// It was asked to end it, and nobody answered.
-    PerhapsEnded,
+    PerhapsRevoked,
     /// This token was renewed, and that one was given for it.
     Renewed { token: String, successor: String },
     /// So its data was.
@@ -80,21 +96,27 @@ struct Record {
 }
 
 /// What all clients were told.
-#[derive(Default)]
 pub struct History {
-    moments: AtomicU64,
+    started: Instant,
     record: Mutex<Record>,
 }
 
 impl History {
+    pub fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            record: Mutex::default(),
+        }
+    }
+
     /// The moment before a request is sent.
     pub fn begin(&self) -> u64 {
-        self.moments.fetch_add(1, Ordering::SeqCst)
+        u64::try_from(self.started.elapsed().as_micros()).expect("a test's time")
     }
 
     /// The time from that moment until now, when the answer is there or the connection broke.
     pub fn since(&self, began: u64) -> Span {
-        let ended = self.moments.fetch_add(1, Ordering::SeqCst);
+        let ended = self.begin();
         Span { began, ended }
     }
 
@@ -201,7 +223,7 @@ impl Told {
     }
 
     /// There must be a moment at which it ended: after all that began before and found it good, before all that had been answered by
-    /// then and found it over, and within something that ends it.
+    /// then and found it over, and within something that ends it, for the reason that is told.
     fn judge_ending(&self, lost_creations: &[Span]) -> Result<(), String> {
         let last_good = self.last_good();
         let over = self.learned.iter().filter(|(_, learned)| learned.is_over());
@@ -213,12 +235,33 @@ impl Told {
                 "it had ended by {first_over}, and was good after {last_good}"
             ));
         }
-        let ends = self.learned.iter().filter(|(_, learned)| learned.is_end());
-        let has_cause = ends
-            .map(|(span, _)| span)
-            .chain(lost_creations)
-            .any(|span| span.began < first_over && last_good < span.ended);
-        if !has_cause && !self.is_short {
+        let mut unknown = self
+            .learned
+            .iter()
+            .filter(|(_, learned)| matches!(learned, Learned::Unknown));
+        if let Some((span, _)) = unknown.find(|(span, _)| span.ended < last_good + UNKNOWN_AFTER) {
+            return Err(format!(
+                "it was good after {last_good} and forgotten by {}, before its retention was over",
+                span.ended
+            ));
+        }
+        let mut reasons = self.learned.iter().filter_map(|(_, learned)| learned.reason());
+        let reason = reasons.next();
+        if let Some(other) = reasons.find(|&other| Some(other) != reason) {
+            return Err(format!("it ended for two reasons, {reason:?} and {other:?}"));
+        }
+        let can_be = |cause| reason.is_none_or(|reason| reason == cause);
+        let told = self
+            .learned
+            .iter()
+            .filter(|(_, learned)| learned.cause().is_some_and(can_be))
+            .map(|(span, _)| span);
+        let untold = lost_creations.iter().filter(|_| can_be(MADE_ROOM));
+        let was_ended = told
+            .chain(untold)
+            .any(|span| span.began <= first_over && last_good <= span.ended);
+        let may_have_run_out = self.is_short && can_be(RAN_OUT);
+        if !was_ended && !may_have_run_out {
             return Err(format!(
                 "it was good after {last_good} and over by {first_over}, and nobody ended it"
             ));
@@ -289,12 +332,28 @@ impl Learned {
 
     /// Whether it has ended by the end of this.
     fn is_over(&self) -> bool {
-        matches!(self, Self::Over | Self::Ended)
+        matches!(
+            self,
+            Self::Over { .. } | Self::Unlisted | Self::Unknown | Self::MadeRoom | Self::Revoked
+        )
     }
 
-    /// Whether this can have ended it.
-    fn is_end(&self) -> bool {
-        matches!(self, Self::Ended | Self::PerhapsEnded)
+    /// The reason of its ending that this tells.
+    fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Over { reason } => Some(reason),
+            Self::MadeRoom => Some(MADE_ROOM),
+            _ => None,
+        }
+    }
+
+    /// The reason for which this can have ended it.
+    fn cause(&self) -> Option<&str> {
+        match self {
+            Self::Revoked | Self::PerhapsRevoked => Some(SIGNED_OUT),
+            Self::MadeRoom => Some(MADE_ROOM),
+            _ => None,
+        }
     }
 }
 
@@ -324,9 +383,9 @@ mod judge {
 
     #[test]
     fn ending_that_is_learned_before_the_creation_is_noted_counts() {
-        for (later, is_right) in [(Learned::Over, true), (Learned::Good, false)] {
+        for (later, is_right) in [(over(MADE_ROOM), true), (Learned::Good, false)] {
             let mut record = Record::default();
-            record.learn(ID, span(1, 2), Learned::Ended);
+            record.learn(ID, span(1, 2), Learned::MadeRoom);
             record.create(ID, USER, false, span(0, 3));
             record.learn(ID, span(4, 5), later);
             let verdict = record.judge(2);
@@ -355,6 +414,11 @@ mod judge {
         Learned::Renewed { token, successor }
     }
 
+    fn over(reason: &str) -> Learned {
+        let reason = reason.to_owned();
+        Learned::Over { reason }
+    }
+
     fn data(version: u64, number: u64, is_written: bool) -> Learned {
         Learned::Data(Data {
             version,
@@ -365,32 +429,33 @@ mod judge {
 
     #[test]
     fn what_can_be_is_right() {
-        use Learned::{Ended, Good, Over, PerhapsEnded};
+        use Learned::{Good, PerhapsRevoked, Revoked, Unlisted};
         let ended = [
             (span(2, 3), renewed("second")),
             (span(4, 5), renewed("second")),
             (span(6, 9), data(1, 7, true)),
             (span(8, 10), data(1, 7, false)),
-            (span(7, 11), PerhapsEnded),
+            (span(7, 11), PerhapsRevoked),
             (span(12, 16), Good),
-            (span(13, 17), Ended),
-            (span(14, 15), Over),
-            (span(18, 19), Over),
+            (span(13, 17), Revoked),
+            (span(14, 15), over(SIGNED_OUT)),
+            (span(18, 19), Unlisted),
+            (span(20, 12 + UNKNOWN_AFTER), Learned::Unknown),
         ];
         assert_eq!(judge(ended), Ok(()));
     }
 
     #[test]
     fn check_that_began_after_the_answer_to_an_ending_must_be_refused() {
-        let history = [(span(2, 3), Learned::Ended), (span(4, 5), Learned::Good)];
+        let history = [(span(2, 3), Learned::Revoked), (span(4, 5), Learned::Good)];
         assert_wrong(judge(history), "it had ended by 3, and was good after 4");
     }
 
     #[test]
     fn check_that_began_after_a_refusal_must_be_refused() {
         let history = [
-            (span(2, 9), Learned::Ended),
-            (span(3, 4), Learned::Over),
+            (span(2, 9), Learned::Revoked),
+            (span(3, 4), Learned::Unlisted),
             (span(5, 6), Learned::Good),
         ];
         assert_wrong(judge(history), "it had ended by 4, and was good after 5");
@@ -398,16 +463,49 @@ mod judge {
 
     #[test]
     fn session_must_be_good_until_something_ends_it() {
-        let history = [(span(2, 3), Learned::Over), (span(4, 5), Learned::Ended)];
+        let history = [(span(2, 3), Learned::Unlisted), (span(4, 5), Learned::Revoked)];
         assert_wrong(judge(history), "nobody ended it");
+    }
+
+    #[test]
+    fn session_must_have_ended_for_the_reason_of_something_that_can_have_ended_it() {
+        for (cause, reason) in [(Learned::Revoked, SIGNED_OUT), (Learned::MadeRoom, MADE_ROOM)] {
+            assert_eq!(judge([(span(2, 3), cause), (span(4, 5), over(reason))]), Ok(()));
+        }
+        let history = [(span(2, 3), Learned::Revoked), (span(4, 5), over(MADE_ROOM))];
+        assert_wrong(judge(history), "nobody ended it");
+        let history = [(span(2, 3), Learned::Revoked), (span(4, 5), over(RAN_OUT))];
+        assert_wrong(judge(history), "nobody ended it");
+    }
+
+    #[test]
+    fn session_must_end_for_one_reason() {
+        let history = [
+            (span(2, 3), Learned::MadeRoom),
+            (span(4, 5), Learned::Revoked),
+            (span(6, 7), over(SIGNED_OUT)),
+        ];
+        assert_wrong(judge(history), "it ended for two reasons");
+    }
+
+    #[test]
+    fn session_must_not_be_forgotten_before_its_retention_is_over() {
+        let history = [
+            (span(2, 3), Learned::Revoked),
+            (span(4, UNKNOWN_AFTER - 1), Learned::Unknown),
+        ];
+        assert_wrong(
+            judge(history),
+            "forgotten by 1499999, before its retention was over",
+        );
     }
 
     #[test]
     fn ending_that_had_not_happened_by_its_kill_does_not_happen_later() {
         let history = [
-            (span(2, 3), Learned::PerhapsEnded),
+            (span(2, 3), Learned::PerhapsRevoked),
             (span(4, 5), Learned::Good),
-            (span(6, 7), Learned::Over),
+            (span(6, 7), Learned::Unlisted),
         ];
         assert_wrong(judge(history), "nobody ended it");
     }
@@ -418,7 +516,7 @@ mod judge {
             let mut record = Record::default();
             record.create(ID, USER, false, span(0, 1));
             record.lose(user, span(2, 3));
-            record.learn(ID, span(4, 5), Learned::Over);
+            record.learn(ID, span(4, 5), over(MADE_ROOM));
             record.judge(2)
         };
         assert_eq!(judge(USER), Ok(()));
@@ -430,11 +528,11 @@ mod judge {
         let judge = |last| {
             let mut record = Record::default();
             record.create(ID, USER, true, span(0, 1));
-            record.learn(ID, span(2, 3), Learned::Over);
+            record.learn(ID, span(2, 3), Learned::Unlisted);
             record.learn(ID, span(4, 5), last);
             record.judge(2)
         };
-        assert_eq!(judge(Learned::Over), Ok(()));
+        assert_eq!(judge(Learned::Unlisted), Ok(()));
         assert_wrong(judge(Learned::Good), "it had ended by 3");
     }
 

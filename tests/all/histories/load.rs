@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::task::JoinSet;
 
-use super::{Data, History, Learned, Span};
+use super::{Data, History, Learned, RETENTION_SECS, Span};
 use crate::harness::PATIENCE;
 use crate::process::{Caller, Process, Served, create_key, sessiond, text};
 use crate::support::Dice;
@@ -155,7 +155,7 @@ impl Client {
         self.history.created(&id, &user, is_short, span);
         for evicted in answer["evicted"].as_array().expect("a list") {
             let evicted = text(&evicted["id"]);
-            self.history.learned(&evicted, span, Learned::Ended);
+            self.history.learned(&evicted, span, Learned::MadeRoom);
             self.pool.is_over(&evicted);
         }
         self.pool.add(Held {
@@ -187,13 +187,7 @@ impl Client {
         if status == 200 {
             self.history.learned(id, span, Learned::Good);
         } else {
-            let code = answer["code"].as_str().unwrap_or_default();
-            // What was deleted is not known any more.
-            assert!(
-                ["session_ended", "invalid_token"].contains(&code),
-                "{status} {answer}"
-            );
-            self.over(id, span);
+            self.refused(id, span, &answer);
         }
         Ok(())
     }
@@ -201,14 +195,14 @@ impl Client {
     async fn revoke(&self, id: &str) -> Result<(), Gone> {
         let (span, answer) = self.of_session(Method::DELETE, id, "", None).await;
         let Some((status, answer)) = answer else {
-            self.history.learned(id, span, Learned::PerhapsEnded);
+            self.history.learned(id, span, Learned::PerhapsRevoked);
             return Err(Gone);
         };
         if status == 204 {
-            self.history.learned(id, span, Learned::Ended);
+            self.history.learned(id, span, Learned::Revoked);
             self.pool.is_over(id);
         } else {
-            self.refused(id, span, status, &answer);
+            self.refused(id, span, &answer);
         }
         Ok(())
     }
@@ -219,12 +213,7 @@ impl Client {
         let (span, answer) = self.call(Method::POST, "/v1/session/renew", token, None).await;
         let (status, answer) = answer.ok_or(Gone)?;
         if status != 200 {
-            let code = answer["code"].as_str().unwrap_or_default();
-            assert!(
-                ["session_ended", "invalid_token"].contains(&code),
-                "{status} {answer}"
-            );
-            self.over(&held.id, span);
+            self.refused(&held.id, span, &answer);
             return Ok(());
         }
         let successor = text(&answer["token"]);
@@ -251,7 +240,7 @@ impl Client {
 
     fn learn_data(&self, id: &str, span: Span, (status, answer): (u16, Value), is_written: bool) {
         if status != 200 {
-            return self.refused(id, span, status, &answer);
+            return self.refused(id, span, &answer);
         }
         let data = Data {
             version: answer["data_version"].as_u64().expect("a version"),
@@ -268,7 +257,7 @@ impl Client {
         if status == 200 {
             self.history.learned(id, span, Learned::Good);
         } else {
-            self.refused(id, span, status, &answer);
+            self.refused(id, span, &answer);
         }
         Ok(())
     }
@@ -286,19 +275,25 @@ impl Client {
             self.history.learned(id, span, Learned::Good);
         }
         for id in known.iter().filter(|id| !listed.contains(id)) {
-            self.over(id, span);
+            self.over(id, span, Learned::Unlisted);
         }
         Ok(())
     }
 
-    /// A call about the session said that it is over, or, once it was deleted, not known.
-    fn refused(&self, id: &str, span: Span, status: u16, answer: &Value) {
-        assert!([404, 410].contains(&status), "{status} {answer}");
-        self.over(id, span);
+    /// A call about the session, or with its token, said that it is over, or, once it was deleted, not known.
+    fn refused(&self, id: &str, span: Span, answer: &Value) {
+        let learned = match answer["code"].as_str() {
+            Some("session_ended") => Learned::Over {
+                reason: text(&answer["revoked_reason"]),
+            },
+            Some("invalid_token" | "not_found") => Learned::Unknown,
+            _ => panic!("{answer}"),
+        };
+        self.over(id, span, learned);
     }
 
-    fn over(&self, id: &str, span: Span) {
-        self.history.learned(id, span, Learned::Over);
+    fn over(&self, id: &str, span: Span, learned: Learned) {
+        self.history.learned(id, span, learned);
         self.pool.is_over(id);
     }
 
@@ -356,7 +351,7 @@ impl Lives {
         let dir = tempfile::tempdir().expect("a directory");
         let key = create_key(dir.path());
         Self {
-            history: Arc::default(),
+            history: Arc::new(History::new()),
             dir,
             key,
             pool: Arc::default(),
@@ -460,7 +455,7 @@ impl Lives {
             .env("SESSIOND_SESSIONS__DEFAULT_TIER", "essential")
             .env("SESSIOND_SESSIONS__FLUSH_INTERVAL_MS", "20")
             .env("SESSIOND_SESSIONS__TOUCH_INTERVAL_SECS", "0")
-            .env("SESSIOND_SESSIONS__RETENTION_SECS", "3")
+            .env("SESSIOND_SESSIONS__RETENTION_SECS", RETENTION_SECS.to_string())
             .env("SESSIOND_APPS__DEFAULT__RENEW_GRACE_SECS", "3600")
             .env("SESSIOND_RATE_LIMITS__WRONG_CREDENTIALS_PER_MINUTE", "0");
         serve
