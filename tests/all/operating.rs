@@ -301,6 +301,27 @@ async fn stopped_server_leaves_everything_in_the_one_file_and_no_socket() {
 }
 
 #[tokio::test]
+async fn server_that_stops_beside_a_reader_says_that_the_log_belongs_to_the_database() {
+    let dir = a_directory();
+    let key = create_key(dir.path());
+    let server = Served::serve(dir.path());
+    // As a program does that replicates the database.
+    let reader = open_database(&dir.path().join("s.db"));
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM sessions")
+        .expect("a snapshot");
+    let (id, _) = server.create(&key, json!({ "user_id": "ada" })).await;
+    let stopped = server.stop();
+    assert!(
+        stopped.stderr.contains("is in the -wal file beside it"),
+        "{stopped:?}"
+    );
+    drop(reader);
+    let shown = run(dir.path(), ["sessions", "list", "--database", "s.db"]).exited(0);
+    assert!(shown.contains(&id), "{shown}");
+}
+
+#[tokio::test]
 async fn socket_of_a_killed_server_is_replaced() {
     let dir = a_directory();
     let mut first = Served::serve(dir.path());

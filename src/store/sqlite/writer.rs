@@ -35,7 +35,8 @@ const BATCH_LEN_MAX: usize = 256;
 const PASSIVE_FRAMES: i32 = 8_000;
 /// Frames in the WAL at which the writer waits for a checkpoint that restarts it.
 const RESTART_FRAMES: i32 = 32_000;
-/// How long that one waits for readers, and all changes with it: longer than any but a copy of the whole database takes.
+/// How long that one waits for readers, and all changes with it: longer than any but a copy of the whole database takes. The last one
+/// waits as long when the server stops, since programs that replicate the database read as long as they run.
 const RESTART_TIMEOUT: Duration = Duration::from_millis(200);
 
 thread_local! {
@@ -481,35 +482,36 @@ impl Drop for Checkpointer {
 }
 
 fn run_checkpoints(connection: &Connection, waiting: &Receiver<Checkpoint>) {
-    // Whether all of it was done. A reader in the way is no error to SQLite: the first column says so.
+    // Whether all of it was done; nothing if it failed. A reader in the way is no error to SQLite: the first column says so.
     let run = |mode: &str| {
         let statement = format!("PRAGMA wal_checkpoint({mode})");
         let is_busy = connection.query_row(&statement, [], |row| row.get::<_, bool>(0));
-        is_busy.map(|is_busy| !is_busy).unwrap_or_else(|error| {
-            log::warn!("a checkpoint of the database failed: {error}");
-            false
-        })
+        is_busy
+            .map(|is_busy| !is_busy)
+            .inspect_err(|error| log::warn!("a checkpoint of the database failed: {error}"))
+            .ok()
     };
-    let wait_for_others = |timeout: Duration| {
-        if let Err(error) = connection.busy_timeout(timeout) {
-            log::warn!("how long a checkpoint waits cannot be set: {error}");
-        }
-    };
-    wait_for_others(RESTART_TIMEOUT);
+    if let Err(error) = connection.busy_timeout(RESTART_TIMEOUT) {
+        log::warn!("how long a checkpoint waits cannot be set: {error}");
+    }
     while let Ok(request) = waiting.recv() {
         match request {
             Checkpoint::Passive => {
                 run("PASSIVE");
             }
             Checkpoint::Restart(done) => {
-                let _ = done.send(run("RESTART"));
+                let _ = done.send(run("RESTART") == Some(true));
             }
         }
     }
     // The writer has closed. SQLite does this by itself only if the last connection that closes may write, and a
     // reader may outlive this one: whoever copies the file of a stopped server is to have all of it.
-    wait_for_others(super::BUSY_TIMEOUT);
-    run("TRUNCATE");
+    if run("TRUNCATE") == Some(false) {
+        log::warn!(
+            "another program reads the database: what was written last is in the -wal file beside it, \
+             which belongs to it until the next start"
+        );
+    }
 }
 
 /// Gives UUIDv7 (RFC 9562 §5.7) that grow strictly: within a millisecond, or while the clock stands, the random part
