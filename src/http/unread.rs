@@ -17,6 +17,8 @@ use actix_web::http::header;
 use actix_web::web::Bytes;
 use futures_core::Stream;
 
+use super::connection::Patience;
+
 /// The body of a request, if it has no known length; shared by the handler that may read it and the answer.
 pub struct UnreadPayload(Option<Rc<RefCell<Payload>>>);
 
@@ -27,7 +29,10 @@ impl UnreadPayload {
             return Self(None);
         }
         let payload = Rc::new(RefCell::new(request.take_payload()));
-        let reader = Reader(Rc::clone(&payload));
+        let reader = Reader {
+            payload: Rc::clone(&payload),
+            patience: Patience::of(request.request()),
+        };
         request.set_payload(Payload::Stream {
             payload: Box::pin(reader),
         });
@@ -48,14 +53,21 @@ pub fn hold(response: ServiceResponse<BoxBody>, held: impl Unpin + 'static) -> S
     response.map_body(|_, body| BoxBody::new(HoldingBody { body, _held: held }))
 }
 
-struct Reader(Rc<RefCell<Payload>>);
+struct Reader {
+    payload: Rc<RefCell<Payload>>,
+    patience: Option<Patience>,
+}
 
 impl Stream for Reader {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         // Only the handler reads; the answer only holds.
-        Pin::new(&mut *self.0.borrow_mut()).poll_next(context)
+        let read = Pin::new(&mut *self.payload.borrow_mut()).poll_next(context);
+        if let (Poll::Pending, Some(patience)) = (&read, &self.patience) {
+            patience.want_chunks();
+        }
+        read
     }
 }
 

@@ -113,6 +113,17 @@ impl Process {
         assert!(status.expect("kill runs").success(), "kill -s {name}");
     }
 
+    /// Bytes of memory that it has (proc(5), VmRSS).
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line
+            .and_then(|line| line.trim().strip_suffix(" kB"))
+            .expect("a line");
+        kib.parse::<u64>().expect("a number") * 1_024
+    }
+
     /// Ends the process at once, as `kill -9` does, and waits until it is gone.
     pub fn kill(&mut self) {
         self.child.kill().expect("it was there to be killed");
