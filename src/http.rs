@@ -392,7 +392,7 @@ pub async fn edge(
             );
         }
         let problem = match is_public {
-            true => rate_limits::count_refusal(problem, response.request(), &state),
+            true => rate_limits::count_refusal(problem, response.request(), &state).await,
             false => problem,
         };
         // HttpResponse::error keeps the headers out; all of a problem's are made from the problem.

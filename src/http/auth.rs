@@ -207,6 +207,7 @@ pub fn present(request: &HttpRequest, state: &State, app: &AppName) -> Result<Pr
         .take(COOKIE_TOKENS_MAX + 1)
         .collect();
     if tokens.len() > COOKIE_TOKENS_MAX {
+        rate_limits::spend_wrong(request, state)?;
         let detail =
             format!("More than {COOKIE_TOKENS_MAX} cookies could be the session's. Clear the cookies.");
         return Err(Problem::new(Code::AmbiguousCookie, detail));

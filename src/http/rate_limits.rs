@@ -91,19 +91,17 @@ impl RateLimits {
     }
 }
 
-/// Lets a request pass that needs no credential, unless its address asked too often. Whoever has a right token passes.
+/// Lets a request pass that needs no credential, unless its address asked too often. Whoever has a right one passes.
 pub async fn admit(request: &HttpRequest, state: &State) -> Result<(), Problem> {
-    if !is_open(request.path(), &state.base_path) {
-        return Ok(());
+    match is_open(path_of(request), &state.base_path) {
+        true => spend_unless_known(request, state).await,
+        false => Ok(()),
     }
-    let Err(refused) = spend_unauthenticated(request, state) else {
-        return Ok(());
-    };
-    let app = app_of(request, state);
-    match auth::holder(request, state, app, false, &Demands::default()).await {
-        Ok(_) => Ok(()),
-        Err(_) => Err(refused),
-    }
+}
+
+/// A request's path as routes see it: a letter that is percent-encoded leads to the same place.
+fn path_of(request: &HttpRequest) -> &str {
+    request.match_info().as_str()
 }
 
 /// Whether a path asks nobody who they are. Unknown ones are seen when they are answered.
@@ -115,19 +113,41 @@ fn is_open(path: &str, base_path: &str) -> bool {
     pages.contains(&path) || path.starts_with("/static/")
 }
 
-/// What to answer instead, if this refusal shows that a credential was wrong, or that there was none, and that was so too often.
-pub fn count_refusal(problem: Problem, request: &HttpRequest, state: &State) -> Problem {
+/// What to answer instead, if this refusal shows that a credential was wrong, or that there was none or none was looked at, and that
+/// was so too often.
+pub async fn count_refusal(problem: Problem, request: &HttpRequest, state: &State) -> Problem {
     let is_spent = || request.extensions().get::<Budget>().is_some();
-    let is_nowhere = || request.match_pattern().is_none() || request.path().ends_with("/metrics");
+    let is_nowhere = || request.match_pattern().is_none() || path_of(request).ends_with("/metrics");
     let counted = match problem.code() {
         Code::InvalidToken => spend_wrong(request, state),
         Code::InvalidApiKey if auth::has_bearer(request) => spend_wrong(request, state),
         Code::InvalidApiKey | Code::NoSession => spend_unauthenticated(request, state),
-        Code::NotFound if !is_spent() && is_nowhere() => spend_unauthenticated(request, state),
-        Code::MethodNotAllowed if !is_spent() => spend_unauthenticated(request, state),
+        Code::NotFound if !is_spent() && is_nowhere() => spend_unless_known(request, state).await,
+        Code::MethodNotAllowed if !is_spent() => spend_unless_known(request, state).await,
+        Code::ValidationFailed | Code::CrossSite if !is_spent() && !auth::has_bearer(request) => {
+            spend_unless_known(request, state).await
+        }
         _ => Ok(()),
     };
     counted.err().unwrap_or(problem)
+}
+
+/// Spends from what an address may ask without a credential; beyond that it is looked whether there is a right one.
+async fn spend_unless_known(request: &HttpRequest, state: &State) -> Result<(), Problem> {
+    let Err(refused) = spend_unauthenticated(request, state) else {
+        return Ok(());
+    };
+    let app = app_of(request, state);
+    let is_known = auth::holder(request, state, app, false, &Demands::default())
+        .await
+        .is_ok()
+        || auth::backend(request, state, &mut Query::of(request))
+            .await
+            .is_ok();
+    match is_known {
+        true => Ok(()),
+        false => Err(refused),
+    }
 }
 
 /// Spends from what an address may ask without a credential.
@@ -208,15 +228,19 @@ impl Budget {
             ..
         } = budget;
         let policy = format!("\"{limit}\";q={quota};w={window_secs}");
-        let left = format!("\"{limit}\";r={remaining};t={}", budget.whole_after_secs());
+        let left = format!("\"{limit}\";r={remaining};t={}", budget.window_left_secs());
         for (name, value) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, left)] {
             let headers = response.headers_mut();
             headers.insert(name, HeaderValue::from_str(&value).expect("words and digits"));
         }
     }
 
-    /// When all of it is there again if nothing is spent meanwhile.
-    fn whole_after_secs(&self) -> u64 {
+    /// When all of it is there again if nothing is spent meanwhile. After a refusal when there is some again: `Retry-After` must not
+    /// be earlier (section 6 of the draft).
+    fn window_left_secs(&self) -> u64 {
+        if let Some(secs) = self.retry_after_secs {
+            return secs;
+        }
         let spent = u64::from(self.quota.saturating_sub(self.remaining));
         (spent * self.window_secs).div_ceil(u64::from(self.quota).max(1))
     }
@@ -433,11 +457,11 @@ mod tests {
     }
 
     #[test]
-    fn window_until_a_budget_is_whole_is_told_in_whole_seconds() {
+    fn window_until_a_budget_is_whole_or_there_is_some_is_told_in_whole_seconds() {
         let limit = limit(7);
         let told: Vec<_> = (0..7)
             .map(|_| limit.spend(&"a".to_owned()))
-            .map(|budget| (budget.remaining, budget.whole_after_secs()))
+            .map(|budget| (budget.remaining, budget.window_left_secs()))
             .collect();
         assert_eq!(
             told,
@@ -445,5 +469,6 @@ mod tests {
         );
         let refused = limit.spend(&"a".to_owned());
         assert_eq!((refused.remaining, refused.retry_after_secs), (0, Some(9)));
+        assert_eq!(refused.window_left_secs(), 9);
     }
 }

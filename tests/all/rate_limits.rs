@@ -143,10 +143,18 @@ async fn budget_refills_while_the_time_of_day_stands_still() {
 async fn answers_that_a_budget_was_spent_for_say_what_is_left() {
     let server = three_wrong().await;
     let policy = Some("\"wrong_credentials\";q=3;w=60");
-    for left in ["r=2;t=20", "r=1;t=40", "r=0;t=60", "r=0;t=60"] {
+    // What is refused is told when to come again, by both headers.
+    let answers = [
+        ("r=2;t=20", None),
+        ("r=1;t=40", None),
+        ("r=0;t=60", None),
+        ("r=0;t=20", Some("20")),
+    ];
+    for (left, retry_after) in answers {
         let reply = wrong(&server, HERE).await;
         let left = format!("\"wrong_credentials\";{left}");
         assert_eq!(told(&reply), (policy, Some(left.as_str())));
+        assert_eq!(reply.header("retry-after"), retry_after, "{left}");
     }
 }
 
@@ -197,6 +205,7 @@ async fn every_kind_of_wrong_credential_spends_of_one_budget() {
     let ada = server.sign_in("ada").await;
     let unknown = tampered(&ada.token);
     let wrong_key = tampered(&server.key);
+    let more_than_are_looked_at = vec![unknown.as_str(); 17].join("; __Host-session=");
     let (bearer, cookie) = ("authorization", "cookie");
     let session = "/v1/session";
     let requests = [
@@ -205,6 +214,7 @@ async fn every_kind_of_wrong_credential_spends_of_one_budget() {
         (Method::GET, "/v1/session?app=shop", bearer, &ada.token),
         (Method::GET, session, bearer, &server.key),
         (Method::GET, session, cookie, &unknown),
+        (Method::GET, session, cookie, &more_than_are_looked_at),
         (Method::GET, "/v1/me/sessions", cookie, "x"),
         (Method::POST, "/v1/session/renew", bearer, &unknown),
         (Method::DELETE, session, bearer, "x"),
@@ -254,6 +264,13 @@ async fn requests_without_a_credential_are_so_many_from_an_address() {
         (Method::GET, "/v1/whoami", 200),
         (Method::GET, "/none", 404),
         (Method::GET, "/metrics", 404),
+        // Routes take a letter that is percent-encoded for the letter.
+        (Method::GET, "/%64ocs", 200),
+        (Method::GET, "/openapi%2Ejson", 200),
+        (Method::GET, "/stati%63/app.js", 200),
+        (Method::GET, "/v1/%77hoami", 200),
+        (Method::GET, "/metric%73", 404),
+        (Method::GET, "/v1/session?x=1", 422),
         (Method::PUT, "/v1/session", 405),
         (Method::POST, "/v1/me/session", 404),
         (Method::GET, "/v1/session", 401),
@@ -310,6 +327,13 @@ async fn whoever_has_a_right_credential_gets_pages_and_answers_whatever_others_a
         retry_after(&visit().cookie(cookie).send().await);
     }
     retry_after(&visit().send().await);
+    for (path, status) in [("/v1/sessions", 405), ("/none", 404)] {
+        let ask = || server.request(Method::PUT, path);
+        for reply in [ask().key(&server.key), ask().bearer(&ada.token)] {
+            assert_eq!(reply.send().await.status, status, "{path}");
+        }
+        retry_after(&ask().bearer(&tampered(&server.key)).send().await);
+    }
     server.create(json!({ "user_id": "bob" })).await;
 }
 
