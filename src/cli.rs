@@ -29,7 +29,7 @@ use crate::config::{Config, ConfigError, Flags};
 use crate::server::{self, Mode, Server, StartError};
 use crate::session::{AppName, NAME_CHARS_MAX};
 use crate::tls::Certificate;
-use operator::{Operator, OperatorError};
+use operator::{Missing, Operator, OperatorError};
 
 /// A session server in one binary.
 #[derive(Debug, Parser)]
@@ -312,30 +312,19 @@ impl Command {
                 serve(config).await
             }
             What::Keys(command) => {
+                // The first key is made before the first start.
+                let missing = match command {
+                    Keys::Create { .. } => Missing::Make,
+                    Keys::List | Keys::Revoke { .. } => Missing::Refuse,
+                };
                 command
-                    .run(&Operator::reach(self.common.load(None)?).await?)
+                    .run(&Operator::reach(self.common.load(None)?, missing).await?)
                     .await
             }
-            What::Sessions(command) => {
-                command
-                    .run(&Operator::reach(self.common.load(None)?).await?)
-                    .await
-            }
-            What::Users(command) => {
-                command
-                    .run(&Operator::reach(self.common.load(None)?).await?)
-                    .await
-            }
-            What::Events(command) => {
-                command
-                    .run(&Operator::reach(self.common.load(None)?).await?)
-                    .await
-            }
-            What::Webhooks(command) => {
-                command
-                    .run(&Operator::reach(self.common.load(None)?).await?)
-                    .await
-            }
+            What::Sessions(command) => command.run(&self.common.reach().await?).await,
+            What::Users(command) => command.run(&self.common.reach().await?).await,
+            What::Events(command) => command.run(&self.common.reach().await?).await,
+            What::Webhooks(command) => command.run(&self.common.reach().await?).await,
             What::Backup { file } => Ok(backup::run(&self.common.load(None)?.database.path, &file)?),
             What::Restore { file, keep_sessions } => {
                 let database = self.common.load(None)?.database.path;
@@ -361,6 +350,11 @@ impl Common {
             database: self.database.clone(),
             allow_private: false,
         })
+    }
+
+    /// The way to a database that is there.
+    async fn reach(&self) -> Result<Operator, Failure> {
+        Operator::reach(self.load(None)?, Missing::Refuse).await
     }
 
     fn load_by(&self, flags: Flags) -> Result<Config, ConfigError> {

@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::observer::webhook::{Parts, Webhooks};
 use crate::session::ServerKey;
 use crate::store::SessionStore;
-use crate::store::sqlite::{OpenError, SqliteOptions, SqliteStore, finish_restore};
+use crate::store::sqlite::{OpenError, SqliteOptions, SqliteStore, finish_restore, is_restore_unfinished};
 use crate::sweeper;
 use crate::tls::{Certificate, TlsError};
 use crate::webhook::Sealer;
@@ -73,6 +73,12 @@ pub enum StartError {
         /// What the file system says.
         source: io::Error,
     },
+    /// There is none, and who asks for it makes none.
+    #[error(
+        "there is no such database: {0}; look at --database and --config, or make one: `sessiond serve`, `sessiond dev` and \
+         `sessiond keys create` do"
+    )]
+    NoDatabase(PathBuf),
     /// The database cannot be opened.
     #[error(transparent)]
     Database(#[from] OpenError),
@@ -141,6 +147,20 @@ pub fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut name = file.into_os_string();
     name.push(suffix);
     name.into()
+}
+
+/// An error if there is no database, nor one that a restore has yet to put there. Takes no lock: that would make its file.
+pub fn require_database(database: &Path) -> Result<(), StartError> {
+    // Whatever else is wrong is told by whoever opens it.
+    if !matches!(database.try_exists(), Ok(false)) {
+        return Ok(());
+    }
+    let file = beside(database, "");
+    match is_restore_unfinished(&file) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(StartError::NoDatabase(database.to_owned())),
+        Err(source) => Err(StartError::Restore { path: file, source }),
+    }
 }
 
 /// The exclusive use of a database, as long as it lives.

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::Failure;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::server::{Mode, Server, StartError, beside};
+use crate::server::{Mode, Server, StartError, beside, require_database};
 use crate::session::AppName;
 
 /// How long one call may take: a bulk ending of 10,000 sessions on a slow disk.
@@ -42,9 +42,18 @@ struct OwnServer {
     task: JoinHandle<Result<(), StartError>>,
 }
 
+/// What a command does where there is no database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// It fails: there is nothing to look at or to change, and the name is probably a mistake.
+    Refuse,
+    /// It makes one.
+    Make,
+}
+
 impl Operator {
     /// Reaches the running server, or starts one that has only the socket.
-    pub(super) async fn reach(config: Config) -> Result<Self, Failure> {
+    pub(super) async fn reach(config: Config, missing: Missing) -> Result<Self, Failure> {
         let socket = beside(&config.database.path, ".sock");
         let client = client(&socket)?;
         if answers(&client).await {
@@ -53,6 +62,9 @@ impl Operator {
                 own: Mutex::new(None),
                 has_own: false,
             });
+        }
+        if missing == Missing::Refuse {
+            require_database(&config.database.path)?;
         }
         let server = Server::bind(config, Mode::OperatorOnly, std::sync::Arc::new(Clock::system())).await?;
         let (stop, stopped) = oneshot::channel::<()>();

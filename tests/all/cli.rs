@@ -201,6 +201,59 @@ fn unknown_things_fail_clearly() {
     );
 }
 
+/// Every kind of command that looks at what is in a database, or changes it.
+const ABOUT_WHAT_IS_KEPT: &[&[&str]] = &[
+    &["keys", "list"],
+    &["keys", "revoke", UNKNOWN_ID],
+    &["sessions", "list"],
+    &["sessions", "revoke", UNKNOWN_ID],
+    &["sessions", "revoke", "--user", "ada"],
+    &["users", "show", "ada"],
+    &["users", "block", "ada"],
+    &["users", "unblock", "ada"],
+    &["users", "export", "ada"],
+    &["users", "erase", "ada"],
+    &["events"],
+    &["events", "--follow"],
+    &["webhooks", "list"],
+    &["webhooks", "add", "https://hooks.example.com/"],
+    &["webhooks", "rotate", UNKNOWN_ID],
+    &["check"],
+    &["backup", "copy.db"],
+];
+
+#[test]
+fn commands_about_a_database_that_is_not_there_fail_and_make_nothing() {
+    let dir = a_directory();
+    for path in ["typo.db", "no/folder/typo.db"] {
+        for arguments in ABOUT_WHAT_IS_KEPT {
+            let finished = run(dir.path(), arguments.iter().copied().chain(["--database", path]));
+            assert!(finished.stdout.is_empty(), "{finished:?}");
+            finished.failed(1, &[path]);
+            assert_eq!(names_in(dir.path()), [""; 0], "after {arguments:?}");
+        }
+    }
+    let words = ["no such database: s.db", "sessiond serve", "keys create"];
+    on(dir.path(), &["users", "erase", "ada"]).failed(1, &words);
+    std::fs::write(dir.path().join("c.toml"), "[database]\npath = \"other.db\"\n").expect("written");
+    run(dir.path(), ["users", "erase", "ada", "--config", "c.toml"])
+        .failed(1, &["no such database: other.db"]);
+    assert_eq!(names_in(dir.path()), ["c.toml"]);
+}
+
+#[test]
+fn link_to_a_database_is_followed_and_one_that_leads_nowhere_makes_none() {
+    let dir = a_directory();
+    std::os::unix::fs::symlink("real.db", dir.path().join("s.db")).expect("made");
+    on(dir.path(), &["users", "erase", "ada"]).failed(1, &["no such database: s.db"]);
+    assert_eq!(names_in(dir.path()), ["s.db"]);
+    create_key(dir.path());
+    for path in ["s.db", "real.db"] {
+        let list = run(dir.path(), ["keys", "list", "--database", path]).exited(0);
+        assert!(list.contains("test"), "{list}");
+    }
+}
+
 #[tokio::test]
 async fn dots_are_no_id_and_end_nobody_s_sessions() {
     let dir = a_directory();

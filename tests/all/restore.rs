@@ -343,6 +343,28 @@ async fn restore_that_died_once_the_copy_was_ready_is_finished_by_the_next_start
 }
 
 #[tokio::test]
+async fn restore_that_died_while_no_database_was_there_is_finished_by_the_next_command() {
+    let past = past().await;
+    std::os::unix::fs::symlink("s.db", past.dir().join("link.db")).expect("made");
+    past.restore().exited(0);
+    let kept = kept_in(past.dir()).remove(0);
+    let ready = kept
+        .to_str()
+        .expect("UTF-8")
+        .replace("before-restore", "restored");
+    for path in ["s.db", "link.db"] {
+        fs::rename(past.dir().join("s.db"), &ready).expect("moved back");
+        let listed = run(
+            past.dir(),
+            ["sessions", "list", "--status", "ended", "--database", path],
+        );
+        assert!(listed.stderr.contains("finished restoring"), "{listed:?}");
+        assert!(listed.exited(0).contains("ada"));
+        assert!(kept.exists() && !Path::new(&ready).exists());
+    }
+}
+
+#[tokio::test]
 async fn sessions_of_all_apps_are_ended_however_many_they_are() {
     let past = past().await;
     open(past.dir(), "copy.db")

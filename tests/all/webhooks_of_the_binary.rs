@@ -324,6 +324,7 @@ async fn command_line_makes_looks_after_and_deletes_webhooks() {
 #[tokio::test]
 async fn command_line_works_on_webhooks_without_a_server() {
     let dir = tempdir().expect("a directory");
+    create_key(dir.path());
     let url = "https://hooks.example.com/events";
     run(
         dir.path(),

@@ -259,6 +259,11 @@ pub fn finish_restore(database: &Path) -> io::Result<Option<PathBuf>> {
     Ok(kept.exists().then_some(kept))
 }
 
+/// Whether there is something left to do of a restore that was interrupted.
+pub fn is_restore_unfinished(database: &Path) -> io::Result<bool> {
+    Ok(find_ready(database)?.is_some())
+}
+
 /// The database goes first, as nobody makes a log for one that is not there; its log before the new one comes, which would
 /// take it for its own.
 fn renames(database: &Path, ready: &Path, kept: &Path) -> Vec<(PathBuf, PathBuf)> {
