@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::operator::Operator;
+use super::operator::{self, Operator};
 use crate::session::AppName;
 
 /// Sessions or events that are asked for at once: as many as a page may have.
@@ -78,6 +78,7 @@ impl Printed {
 
 /// Erases a user, by as many calls as it takes.
 pub(super) async fn erase(operator: &Operator, user: &str, app: &AppName) -> Result<(), Failure> {
+    let kept = operator.get(&["v1", "users", user, "kept"], app, &[]).await?;
     let (mut sessions, mut events) = (0, 0);
     loop {
         let path = ["v1", "users", user, "erase"];
@@ -88,8 +89,29 @@ pub(super) async fn erase(operator: &Operator, user: &str, app: &AppName) -> Res
             break;
         }
     }
+    // Told apart, as it is probably a mistake in the id.
+    if sessions == 0 && events == 0 && !has_any(&kept) {
+        eprintln!(
+            "Nothing was kept of {} in the app {app}.",
+            operator::text(&kept, "user_id")
+        );
+        return Ok(());
+    }
     eprintln!(
         "Erased: {sessions} session(s), {events} event(s), devices and settings. Backups may have them still."
     );
     Ok(())
+}
+
+/// Whether a user has settings or devices.
+fn has_any(kept: &Value) -> bool {
+    let Some(fields) = kept.as_object() else {
+        return false;
+    };
+    let known_anyway = ["user_id", "app"];
+    fields.iter().any(|(name, value)| match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(list) => !list.is_empty(),
+        _ => !known_anyway.contains(&name.as_str()),
+    })
 }

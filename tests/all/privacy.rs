@@ -461,10 +461,23 @@ async fn erasing_without_a_server_and_again_does_no_harm() {
     fill(&server, &key, ADA, 3).await;
     server.stop();
     on(dir.path(), &["users", "erase", ADA]).failed(0, &["3 session(s)"]);
-    on(dir.path(), &["users", "erase", ADA]).failed(0, &["0 session(s), 0 event(s)"]);
+    on(dir.path(), &["users", "erase", ADA]).failed(0, &["Nothing was kept"]);
     assert_eq!(exported(dir.path(), ADA)["events"], json!([]));
     let server = Served::serve(dir.path());
     server.create(&key, json!({ "user_id": ADA })).await;
+}
+
+#[tokio::test]
+async fn erasing_of_whom_nothing_is_kept_says_so_and_a_block_alone_is_something() {
+    let dir = tempdir().expect("a directory");
+    create_key(dir.path());
+    for _server in [Some(Served::serve(dir.path())), None] {
+        let erase = |user: &str| on(dir.path(), &["users", "erase", user]);
+        erase("adda").failed(0, &["Nothing was kept of adda in the app default."]);
+        on(dir.path(), &["users", "block", ADA]).exited(0);
+        erase(ADA).failed(0, &["Erased: 0 session(s)", "settings"]);
+        erase(ADA).failed(0, &["Nothing was kept of"]);
+    }
 }
 
 #[tokio::test]
