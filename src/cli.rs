@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clock::Clock;
@@ -460,9 +461,19 @@ impl Keys {
                 operator::print_table(&listed["keys"], &columns);
             }
             Self::Revoke { id } => {
-                let path = &["v1", "keys", &id];
-                operator.delete(path, &AppName::default_app(), &[]).await?;
-                eprintln!("Revoked.");
+                let app = AppName::default_app();
+                let before = operator.get(&["v1", "keys"], &app, &[]).await?;
+                operator.delete(&["v1", "keys", &id], &app, &[]).await?;
+                let mut keys = before["keys"].as_array().into_iter().flatten();
+                match keys.find(|key| operator::text(key, "id").eq_ignore_ascii_case(&id)) {
+                    Some(key) if !key["revoked_at"].is_null() => {
+                        eprintln!(
+                            "It was revoked already, at {}.",
+                            operator::text(key, "revoked_at")
+                        );
+                    }
+                    _ => eprintln!("Revoked."),
+                }
             }
         }
         operator.finish().await
@@ -518,8 +529,16 @@ impl Sessions {
                     eprintln!("Revoked {} session(s).", revoked["revoked_count"]);
                 } else {
                     let path = &["v1", "sessions", &id.unwrap_or_default()];
+                    let before = operator.get(path, &app.app, &[]).await?;
                     operator.delete(path, &app.app, &query).await?;
-                    eprintln!("Revoked.");
+                    match before["ended_at"] {
+                        Value::Null => eprintln!("Revoked."),
+                        _ => eprintln!(
+                            "It had ended already, at {}: {}.",
+                            operator::text(&before, "ended_at"),
+                            operator::text(&before, "revoked_reason")
+                        ),
+                    }
                 }
             }
         }

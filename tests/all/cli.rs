@@ -172,6 +172,32 @@ async fn key_acts_in_the_app_it_was_made_for() {
     assert!(!listed("default").contains("ada"));
 }
 
+#[tokio::test]
+async fn what_was_revoked_already_is_told_apart() {
+    let dir = a_directory();
+    let key = create_key(dir.path());
+    let key_id = id_of(&on(dir.path(), &["keys", "list"]).exited(0), "test");
+    let server = Served::serve(dir.path());
+    let (id, _) = server.create(&key, json!({ "user_id": "ada" })).await;
+    let (other, _) = server.create(&key, json!({ "user_id": "ada" })).await;
+    on(dir.path(), &["keys", "revoke", &key_id]).failed(0, &["Revoked."]);
+    let revoke = ["sessions", "revoke", &id, "--reason", "stolen laptop"];
+    on(dir.path(), &revoke).failed(0, &["Revoked."]);
+    for server in [Some(server), None] {
+        for id in [&id, &id.to_uppercase()] {
+            let words = ["had ended already", "stolen laptop"];
+            on(dir.path(), &["sessions", "revoke", id]).failed(0, &words);
+        }
+        for id in [&key_id, &key_id.to_uppercase()] {
+            on(dir.path(), &["keys", "revoke", id]).failed(0, &["was revoked already"]);
+        }
+        if let Some(server) = server {
+            server.stop();
+        }
+    }
+    on(dir.path(), &["sessions", "revoke", &other]).failed(0, &["Revoked."]);
+}
+
 // What is not there.
 
 #[test]
