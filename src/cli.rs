@@ -3,13 +3,15 @@
 //! Commands that look or change go through the operator socket of the running server; if none runs they take the same
 //! lock, serve that socket themselves for the one request, and so do the same thing in the same way. `check` and `backup` read the
 //! file beside whoever has it open; `restore` takes the lock, and replaces it. Results go to
-//! stdout, words about them to stderr. Exit code 2: the command or the configuration is wrong; 1: it failed.
+//! stdout, words about them to stderr. Exit code 2: the command or the configuration is wrong; 1: it failed; 141: nobody read what it
+//! had to print.
 
 mod backup;
 mod check;
 mod dev;
 mod events;
 mod operator;
+mod output;
 mod policy;
 mod users;
 mod webhooks;
@@ -31,6 +33,7 @@ use crate::server::{self, Mode, Server, StartError};
 use crate::session::{AppName, NAME_CHARS_MAX};
 use crate::tls::Certificate;
 use operator::{Missing, Operator, OperatorError};
+use output::OutputError;
 
 /// A session server in one binary.
 #[derive(Debug, Parser)]
@@ -251,6 +254,28 @@ enum Failure {
     Backup(#[from] backup::BackupError),
     #[error("the test message was not taken")]
     WebhookTest,
+    #[error("{0}")]
+    Output(#[from] OutputError),
+    #[error("{0}; the key was revoked, as nobody has seen it: make another")]
+    KeyNotPrinted(OutputError),
+    #[error(
+        "{printing}; the key {id} could not be revoked either, do it: `sessiond keys revoke {id}` ({revoking})"
+    )]
+    KeyNotRevoked {
+        printing: OutputError,
+        id: String,
+        revoking: Box<Failure>,
+    },
+    #[error(
+        "{printing}; nobody was shown the secret with which the webhook {id} signs: `sessiond webhooks rotate {id} --app {app}` \
+         gives another{before}"
+    )]
+    SecretNotPrinted {
+        printing: OutputError,
+        id: String,
+        app: AppName,
+        before: &'static str,
+    },
     #[error("cannot start: {0}")]
     Io(#[from] std::io::Error),
 }
@@ -259,17 +284,24 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::NotLoopback(_) => 2,
+            Self::Output(error) if error.is_broken_pipe() => EXIT_BROKEN_PIPE,
             Self::Start(_)
             | Self::Operator(_)
             | Self::Manager(_)
             | Self::Check(_)
             | Self::Backup(_)
             | Self::WebhookTest
+            | Self::Output(_)
+            | Self::KeyNotPrinted(_)
+            | Self::KeyNotRevoked { .. }
+            | Self::SecretNotPrinted { .. }
             | Self::Io(_) => 1,
         }
     }
 }
 
+/// What a shell says of a program that was ended by SIGPIPE (128 + 13), as `cat` is whose reader has gone.
+const EXIT_BROKEN_PIPE: u8 = 141;
 /// How long a command waits for what is of no use any more.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -295,10 +327,13 @@ impl Command {
                 runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
                 result
             });
-        match result {
+        match result.and_then(|()| Ok(output::flush()?)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
-                eprintln!("sessiond: {failure}");
+                // Who has seen enough needs no explanation.
+                if !matches!(&failure, Failure::Output(error) if error.is_broken_pipe()) {
+                    output::say(format_args!("sessiond: {failure}"));
+                }
                 ExitCode::from(failure.exit_code())
             }
         }
@@ -318,28 +353,36 @@ impl Command {
                     Keys::Create { .. } => Missing::Make,
                     Keys::List | Keys::Revoke { .. } => Missing::Refuse,
                 };
-                command
-                    .run(&Operator::reach(self.common.load(None)?, missing).await?)
-                    .await
+                let run = async |operator: &Operator| command.run(operator).await;
+                self.common.operate(missing, run).await
             }
-            What::Sessions(command) => command.run(&self.common.reach().await?).await,
-            What::Users(command) => command.run(&self.common.reach().await?).await,
-            What::Events(command) => command.run(&self.common.reach().await?).await,
-            What::Webhooks(command) => command.run(&self.common.reach().await?).await,
-            What::Backup { file } => Ok(backup::run(&self.common.load(None)?.database.path, &file)?),
+            What::Sessions(command) => {
+                let run = async |operator: &Operator| command.run(operator).await;
+                self.common.operate(Missing::Refuse, run).await
+            }
+            What::Users(command) => {
+                let run = async |operator: &Operator| command.run(operator).await;
+                self.common.operate(Missing::Refuse, run).await
+            }
+            What::Events(command) => {
+                let run = async |operator: &Operator| command.run(operator).await;
+                self.common.operate(Missing::Refuse, run).await
+            }
+            What::Webhooks(command) => {
+                let run = async |operator: &Operator| command.run(operator).await;
+                self.common.operate(Missing::Refuse, run).await
+            }
+            What::Backup { file } => backup::run(&self.common.load(None)?.database.path, &file),
             What::Restore { file, keep_sessions } => {
                 let database = self.common.load(None)?.database.path;
-                Ok(backup::restore(&database, &file, keep_sessions).await?)
+                backup::restore(&database, &file, keep_sessions).await
             }
-            What::Check => Ok(check::run(&self.common.load(None)?.database.path)?),
+            What::Check => check::run(&self.common.load(None)?.database.path),
             What::Config(ConfigCommand::Check) => {
-                print!("{}", self.common.load(None)?.to_toml());
+                output::text(self.common.load(None)?.to_toml())?;
                 Ok(())
             }
-            What::Policy(command) => {
-                command.run(&self.common.load(None)?);
-                Ok(())
-            }
+            What::Policy(command) => Ok(command.run(&self.common.load(None)?)?),
         }
     }
 }
@@ -353,9 +396,16 @@ impl Common {
         })
     }
 
-    /// The way to a database that is there.
-    async fn reach(&self) -> Result<Operator, Failure> {
-        Operator::reach(self.load(None)?, Missing::Refuse).await
+    /// Runs a command on its way to the database, and closes what was opened for it, however it went.
+    async fn operate(
+        &self,
+        missing: Missing,
+        run: impl AsyncFnOnce(&Operator) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let operator = Operator::reach(self.load(None)?, missing).await?;
+        let result = run(&operator).await;
+        // If both fail, the command's failure is the one to tell.
+        result.and(operator.finish().await)
     }
 
     fn load_by(&self, flags: Flags) -> Result<Config, ConfigError> {
@@ -443,22 +493,13 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 impl Keys {
     async fn run(self, operator: &Operator) -> Result<(), Failure> {
         match self {
-            Self::Create { name, app } => {
-                let body = serde_json::json!({ "name": name });
-                let created = operator.post(&["v1", "keys"], &app.app, &body).await?;
-                println!("{}", operator::text(&created, "key"));
-                eprintln!(
-                    "This key acts in the app {}. It is shown only now; its id is {}.",
-                    app.app,
-                    operator::text(&created, "id")
-                );
-            }
+            Self::Create { name, app } => create_key(operator, &name, &app.app).await?,
             Self::List => {
                 let listed = operator
                     .get(&["v1", "keys"], &AppName::default_app(), &[])
                     .await?;
                 let columns = ["id", "app", "name", "created_at", "revoked_at"];
-                operator::print_table(&listed["keys"], &columns);
+                operator::print_table(&listed["keys"], &columns)?;
             }
             Self::Revoke { id } => {
                 let app = AppName::default_app();
@@ -467,17 +508,38 @@ impl Keys {
                 let mut keys = before["keys"].as_array().into_iter().flatten();
                 match keys.find(|key| operator::text(key, "id").eq_ignore_ascii_case(&id)) {
                     Some(key) if !key["revoked_at"].is_null() => {
-                        eprintln!(
+                        output::say(format_args!(
                             "It was revoked already, at {}.",
                             operator::text(key, "revoked_at")
-                        );
+                        ));
                     }
-                    _ => eprintln!("Revoked."),
+                    _ => output::say("Revoked."),
                 }
             }
         }
-        operator.finish().await
+        Ok(())
     }
+}
+
+async fn create_key(operator: &Operator, name: &str, app: &AppName) -> Result<(), Failure> {
+    let body = serde_json::json!({ "name": name });
+    let created = operator.post(&["v1", "keys"], app, &body).await?;
+    let id = operator::text(&created, "id");
+    if let Err(printing) = output::secret(operator::text(&created, "key")) {
+        // Nobody has it, or somebody has a part of it.
+        return Err(match operator.delete(&["v1", "keys", &id], app, &[]).await {
+            Ok(_) => Failure::KeyNotPrinted(printing),
+            Err(failure) => Failure::KeyNotRevoked {
+                printing,
+                id,
+                revoking: Box::new(failure),
+            },
+        });
+    }
+    output::say(format_args!(
+        "This key acts in the app {app}. It is shown only now; its id is {id}."
+    ));
+    Ok(())
 }
 
 impl Sessions {
@@ -507,9 +569,9 @@ impl Sessions {
                     "ip_address",
                     "last_activity_at",
                 ];
-                operator::print_table(&listed["sessions"], &columns);
+                operator::print_table(&listed["sessions"], &columns)?;
                 if !listed["next_cursor"].is_null() {
-                    eprintln!("There are more; --limit goes up to 200.");
+                    output::say("There are more; --limit goes up to 200.");
                 }
             }
             Self::Revoke {
@@ -526,23 +588,23 @@ impl Sessions {
                 if let Some(user) = user {
                     let path = &["v1", "users", &user, "sessions"];
                     let revoked = operator.delete(path, &app.app, &query).await?;
-                    eprintln!("Revoked {} session(s).", revoked["revoked_count"]);
+                    output::say(format_args!("Revoked {} session(s).", revoked["revoked_count"]));
                 } else {
                     let path = &["v1", "sessions", &id.unwrap_or_default()];
                     let before = operator.get(path, &app.app, &[]).await?;
                     operator.delete(path, &app.app, &query).await?;
                     match before["ended_at"] {
-                        Value::Null => eprintln!("Revoked."),
-                        _ => eprintln!(
+                        Value::Null => output::say("Revoked."),
+                        _ => output::say(format_args!(
                             "It had ended already, at {}: {}.",
                             operator::text(&before, "ended_at"),
                             operator::text(&before, "revoked_reason")
-                        ),
+                        )),
                     }
                 }
             }
         }
-        operator.finish().await
+        Ok(())
     }
 }
 
@@ -552,14 +614,14 @@ impl Users {
             Self::Show { user, app } => {
                 let path = &["v1", "users", &user];
                 let shown = operator.get(path, &app.app, &[]).await?;
-                operator::print_record(&shown);
+                operator::print_record(&shown)?;
             }
             Self::Block { user, app } => set_blocked(operator, &user, &app, true).await?,
             Self::Unblock { user, app } => set_blocked(operator, &user, &app, false).await?,
             Self::Export { user, app } => users::export(operator, &user, &app.app).await?,
             Self::Erase { user, app } => users::erase(operator, &user, &app.app).await?,
         }
-        operator.finish().await
+        Ok(())
     }
 }
 
@@ -567,6 +629,6 @@ async fn set_blocked(operator: &Operator, user: &str, app: &App, is_blocked: boo
     let path = &["v1", "users", user];
     let body = serde_json::json!({ "is_blocked": is_blocked });
     let shown = operator.patch(path, &app.app, &body).await?;
-    operator::print_record(&shown);
+    operator::print_record(&shown)?;
     Ok(())
 }

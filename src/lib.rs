@@ -27,6 +27,9 @@
 //! 6. Eviction from memory, restarts and lost touches can only shorten a session. The clock never goes back.
 //! 7. Every queue, cache, page, body and batch has a bound.
 
+// What cannot be printed is no bug of ours: see `cli::output`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod session;
 
 pub mod user;

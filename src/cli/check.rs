@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::{Failure, output};
 use crate::store::sqlite::{OpenError, examine_soundness};
 
 /// Why a database does not count as whole.
@@ -14,14 +15,17 @@ pub(super) enum CheckError {
 }
 
 /// Prints a line for each fault, or what there is if there is none.
-pub(super) fn run(database: &Path) -> Result<(), CheckError> {
-    let found = examine_soundness(database)?;
+pub(super) fn run(database: &Path) -> Result<(), Failure> {
+    let found = examine_soundness(database).map_err(CheckError::from)?;
     for fault in &found.faults {
-        println!("{fault}");
+        output::line(fault)?;
     }
     if !found.faults.is_empty() {
-        return Err(CheckError::Faults(found.faults.len()));
+        return Err(CheckError::Faults(found.faults.len()).into());
     }
-    println!("ok: {} session(s), {} event(s)", found.sessions, found.events);
+    output::line(format_args!(
+        "ok: {} session(s), {} event(s)",
+        found.sessions, found.events
+    ))?;
     Ok(())
 }

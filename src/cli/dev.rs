@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::output::{self, OutputError};
 use super::{Common, Failure, stop_signal};
 use crate::clock::Clock;
 use crate::config::{Config, CookieProfile, Flags};
 use crate::error::Error;
 use crate::manager::{Revocation, SessionManager, SignIn};
 use crate::server::{Mode, Server};
-use crate::session::{AppName, EndedBy, Reason, SessionId};
+use crate::session::{ApiKey, AppName, EndedBy, Reason, SessionId};
 use crate::store::{Owner, StatusFilter};
 use crate::sweeper;
 use crate::user::UserId;
@@ -58,7 +59,12 @@ pub(super) async fn run(common: &Common, listen: Option<SocketAddr>) -> Result<(
         Some(IpAddr::V6(address)) => format!("[{address}]"),
         _ => "localhost".to_owned(),
     };
-    print_welcome(&format!("http://{host}:{port}{base_path}"), &key);
+    if let Err(error) = print_welcome(&format!("http://{host}:{port}{base_path}"), &key.reveal()) {
+        // Nobody knows the key or where to look: it ends in order, and leaves no key.
+        manager.revoke_key(key.id()).await?;
+        server.run(std::future::ready(())).await?;
+        return Err(error.into());
+    }
     server.run(stop).await?;
     Ok(())
 }
@@ -93,18 +99,18 @@ async fn is_empty(manager: &SessionManager) -> Result<bool, Error> {
 }
 
 /// Only hashes of keys are kept, so that each start makes a new one and revokes the old.
-async fn fresh_key(manager: &SessionManager) -> Result<String, Error> {
+async fn fresh_key(manager: &SessionManager) -> Result<ApiKey, Error> {
     for old in manager.list_keys().await? {
         if old.name == DEV_KEY && old.revoked_at.is_none() {
             manager.revoke_key(old.id).await?;
         }
     }
     let (_, key) = manager.create_key(&AppName::default_app(), DEV_KEY).await?;
-    Ok(key.reveal())
+    Ok(key)
 }
 
-fn print_welcome(url: &str, key: &str) {
-    println!(
+fn print_welcome(url: &str, key: &str) -> Result<(), OutputError> {
+    output::line(format_args!(
         "\
 sessiond dev is ready.
 
@@ -128,7 +134,7 @@ Move the server's clock, here by a day:
 
   curl -s {url}/dev/clock -H 'Content-Type: application/json' -d '{{\"advance_secs\":86400}}'
 "
-    );
+    ))
 }
 
 /// One sign-in of a sample person: how long after the first, who, with what, from where.

@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::operator::{self, MessageStream, Operator, OperatorError};
+use super::output::{self, OutputError};
 use super::{App, Failure};
 
 /// How long to wait before a stream that was cut off is opened again.
@@ -42,11 +43,11 @@ impl Events {
             self.print_past(operator).await?;
         } else if operator.is_own() {
             self.print_past(operator).await?;
-            eprintln!("No server runs on this database, so nothing more happens.");
+            output::say("No server runs on this database, so nothing more happens.");
         } else {
             self.print_what_comes(operator).await?;
         }
-        operator.finish().await
+        Ok(())
     }
 
     /// Prints what has happened, and then what happens, until interrupted.
@@ -61,13 +62,13 @@ impl Events {
         loop {
             while let Some(message) = stream.next().await {
                 match message.event.as_str() {
-                    "reset" => eprintln!("Some events were deleted before they could be shown."),
+                    "reset" => output::say("Some events were deleted before they could be shown."),
                     "end" => {}
-                    _ => self.print_unless(&printed, &message.data),
+                    _ => self.print_unless(&printed, &message.data)?,
                 }
             }
             last = stream.last_id().map(str::to_owned).or(last);
-            eprintln!("The server is away; trying again.");
+            output::say("The server is away; trying again.");
             stream = loop {
                 tokio::time::sleep(RETRY).await;
                 match self.stream(operator, last.as_deref()).await {
@@ -84,12 +85,13 @@ impl Events {
         operator.stream(&["v1", "events"], &self.app.app, &query).await
     }
 
-    fn print_unless(&self, printed: &HashSet<String>, data: &str) {
+    fn print_unless(&self, printed: &HashSet<String>, data: &str) -> Result<(), OutputError> {
         if let Ok(event) = serde_json::from_str::<Value>(data)
             && !event["id"].as_str().is_some_and(|id| printed.contains(id))
         {
-            self.print(&event);
+            self.print(&event)?;
         }
+        Ok(())
     }
 
     /// Prints what has happened so far; answers the ids.
@@ -117,9 +119,9 @@ impl Events {
         if newest_first {
             events.reverse();
         }
-        events.iter().for_each(|event| self.print(event));
+        events.iter().try_for_each(|event| self.print(event))?;
         if let (false, Some(after)) = (newest_first, after) {
-            eprintln!("There are more; go on with --after {after}");
+            output::say(format_args!("There are more; go on with --after {after}"));
         }
         let ids = events.iter().filter_map(|event| event["id"].as_str());
         Ok(ids.map(str::to_owned).collect())
@@ -137,10 +139,9 @@ impl Events {
             .collect()
     }
 
-    fn print(&self, event: &Value) {
+    fn print(&self, event: &Value) -> Result<(), OutputError> {
         if self.json {
-            println!("{event}");
-            return;
+            return output::line(event);
         }
         let field = |name: &str| operator::text(event, name);
         let mut line = format!(
@@ -162,6 +163,6 @@ impl Events {
                 line.push_str(&format!("  {}", field(name)));
             }
         }
-        println!("{line}");
+        output::line(line)
     }
 }

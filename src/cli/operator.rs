@@ -6,10 +6,11 @@ use std::time::Duration;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Client, Method};
 use serde_json::Value;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::Failure;
+use super::output::{self, OutputError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::server::{Mode, Server, StartError, beside, require_database};
@@ -33,8 +34,7 @@ pub(super) enum OperatorError {
 pub(super) struct Operator {
     client: Client,
     /// A server of our own, if none was running.
-    own: Mutex<Option<OwnServer>>,
-    has_own: bool,
+    own: Option<OwnServer>,
 }
 
 struct OwnServer {
@@ -57,11 +57,7 @@ impl Operator {
         let socket = beside(&config.database.path, ".sock");
         let client = client(&socket)?;
         if answers(&client).await {
-            return Ok(Self {
-                client,
-                own: Mutex::new(None),
-                has_own: false,
-            });
+            return Ok(Self { client, own: None });
         }
         if missing == Missing::Refuse {
             require_database(&config.database.path)?;
@@ -73,14 +69,13 @@ impl Operator {
         }));
         Ok(Self {
             client,
-            own: Mutex::new(Some(OwnServer { stop, task })),
-            has_own: true,
+            own: Some(OwnServer { stop, task }),
         })
     }
 
     /// Stops our own server, if there is one, and waits until the database is closed.
-    pub(super) async fn finish(&self) -> Result<(), Failure> {
-        let Some(own) = self.own.lock().await.take() else {
+    pub(super) async fn finish(self) -> Result<(), Failure> {
+        let Some(own) = self.own else {
             return Ok(());
         };
         drop(own.stop);
@@ -92,7 +87,7 @@ impl Operator {
 
     /// Whether no server was running.
     pub(super) fn is_own(&self) -> bool {
-        self.has_own
+        self.own.is_some()
     }
 
     /// Opens a stream of events, which lasts until the server or whoever started this ends it.
@@ -138,10 +133,7 @@ impl Operator {
         match self.send(Method::GET, path, app, &[], None).await {
             Ok(found) => Ok(Some(found)),
             Err(OperatorError::Refused(_)) => Ok(None),
-            Err(error) => {
-                let _ = self.finish().await;
-                Err(error.into())
-            }
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -170,12 +162,7 @@ impl Operator {
         query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Result<Value, Failure> {
-        let result = self.send(method, path, app, query, body).await;
-        if result.is_err() {
-            // The database is closed in order also when the command fails; that failure is the one to tell.
-            let _ = self.finish().await;
-        }
-        Ok(result?)
+        Ok(self.send(method, path, app, query, body).await?)
     }
 
     async fn send(
@@ -326,7 +313,7 @@ pub(super) fn text(record: &Value, field: &str) -> String {
 }
 
 /// Prints a list of records as columns.
-pub(super) fn print_table(records: &Value, columns: &[&str]) {
+pub(super) fn print_table(records: &Value, columns: &[&str]) -> Result<(), OutputError> {
     let rows: Vec<Vec<String>> = records
         .as_array()
         .into_iter()
@@ -348,13 +335,15 @@ pub(super) fn print_table(records: &Value, columns: &[&str]) {
             .zip(&widths)
             .map(|(cell, width)| format!("{cell:<width$}", width = *width))
             .collect();
-        println!("{}", cells.join("  ").trim_end());
+        output::line(cells.join("  ").trim_end())?;
     }
+    Ok(())
 }
 
 /// Prints one record, a field a line.
-pub(super) fn print_record(record: &Value) {
+pub(super) fn print_record(record: &Value) -> Result<(), OutputError> {
     for name in record.as_object().into_iter().flat_map(|fields| fields.keys()) {
-        println!("{name}: {}", text(record, name));
+        output::line(format_args!("{name}: {}", text(record, name)))?;
     }
+    Ok(())
 }

@@ -4,6 +4,7 @@
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
+use super::output::{self, OutputError};
 use crate::config::Config;
 use crate::policy::{self, Finding, Judgement, Requirement, STANDARD, Verdict};
 
@@ -25,7 +26,7 @@ pub(super) enum Format {
 }
 
 impl Policy {
-    pub(super) fn run(self, config: &Config) {
+    pub(super) fn run(self, config: &Config) -> Result<(), OutputError> {
         let Self::Report { format } = self;
         let report = policy::report(config);
         let printed = match format {
@@ -33,7 +34,7 @@ impl Policy {
             Format::Json => format!("{:#}\n", json(&report)),
             Format::Markdown => markdown(&report),
         };
-        print!("{printed}");
+        output::text(printed)
     }
 }
 

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::operator::{self, Operator};
+use super::output::{self, OutputError};
 use crate::session::AppName;
 
 /// Sessions or events that are asked for at once: as many as a page may have.
@@ -12,7 +13,7 @@ const PAGE_LEN: &str = "200";
 /// Prints one JSON object, a page at a time: there may be more than should be held in memory.
 pub(super) async fn export(operator: &Operator, user: &str, app: &AppName) -> Result<(), Failure> {
     let kept = operator.get(&["v1", "users", user, "kept"], app, &[]).await?;
-    println!("{{\n\"user\": {kept},\n\"sessions\": [");
+    output::line(format_args!("{{\n\"user\": {kept},\n\"sessions\": ["))?;
     let sessions = ["v1", "users", user, "sessions"];
     let mut cursor = None;
     let mut list = Printed::default();
@@ -24,14 +25,14 @@ pub(super) async fn export(operator: &Operator, user: &str, app: &AppName) -> Re
             if let Some(data) = data_of(operator, app, session).await? {
                 session["data"] = data;
             }
-            list.print(session);
+            list.print(session)?;
         }
         cursor = page["next_cursor"].as_str().map(str::to_owned);
         if cursor.is_none() {
             break;
         }
     }
-    println!("],\n\"events\": [");
+    output::line("],\n\"events\": [")?;
     let mut after = None;
     let mut list = Printed::default();
     loop {
@@ -39,14 +40,14 @@ pub(super) async fn export(operator: &Operator, user: &str, app: &AppName) -> Re
         query.extend(after.as_deref().map(|after| ("after", after)));
         let page = operator.get(&["v1", "events"], app, &query).await?;
         for event in page["events"].as_array().into_iter().flatten() {
-            list.print(event);
+            list.print(event)?;
         }
         after = page["next_cursor"].as_str().map(str::to_owned);
         if after.is_none() {
             break;
         }
     }
-    println!("]\n}}");
+    output::line("]\n}")?;
     Ok(())
 }
 
@@ -69,10 +70,10 @@ struct Printed {
 }
 
 impl Printed {
-    fn print(&mut self, value: &Value) {
+    fn print(&mut self, value: &Value) -> Result<(), OutputError> {
         let comma = if self.has_any { "," } else { "" };
-        println!("{comma}{value}");
         self.has_any = true;
+        output::line(format_args!("{comma}{value}"))
     }
 }
 
@@ -91,15 +92,15 @@ pub(super) async fn erase(operator: &Operator, user: &str, app: &AppName) -> Res
     }
     // Told apart, as it is probably a mistake in the id.
     if sessions == 0 && events == 0 && !has_any(&kept) {
-        eprintln!(
+        output::say(format_args!(
             "Nothing was kept of {} in the app {app}.",
             operator::text(&kept, "user_id")
-        );
+        ));
         return Ok(());
     }
-    eprintln!(
+    output::say(format_args!(
         "Erased: {sessions} session(s), {events} event(s), devices and settings. Backups may have them still."
-    );
+    ));
     Ok(())
 }
 

@@ -4,7 +4,9 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::operator::{self, Operator};
+use super::output::{self, OutputError};
 use super::{App, Failure};
+use crate::session::AppName;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Webhooks {
@@ -105,7 +107,7 @@ impl Webhooks {
             Self::List { app } => {
                 let listed = operator.get(&["v1", "webhooks"], &app.app, &[]).await?;
                 let columns = ["id", "name", "state", "pending_count", "url"];
-                operator::print_table(&listed["webhooks"], &columns);
+                operator::print_table(&listed["webhooks"], &columns)?;
             }
             Self::Add {
                 url,
@@ -115,18 +117,17 @@ impl Webhooks {
             } => {
                 let body = json!({ "url": url, "types": types, "description": description });
                 let made = operator.post(&["v1", "webhooks"], &app.app, &body).await?;
-                print_secret(&made);
+                print_secret(&made, &app.app, "")?;
             }
             Self::Show { id, app } => {
                 let shown = operator.get(&["v1", "webhooks", &id], &app.app, &[]).await?;
-                print_webhook(shown);
+                print_webhook(shown)?;
             }
             Self::Test { id, app } => {
                 let path = &["v1", "webhooks", &id, "test"];
                 let tested = operator.post(path, &app.app, &json!({})).await?;
-                operator::print_record(&tested);
+                operator::print_record(&tested)?;
                 if !tested["error"].is_null() {
-                    operator.finish().await?;
                     return Err(Failure::WebhookTest);
                 }
             }
@@ -135,12 +136,13 @@ impl Webhooks {
             Self::Rotate { id, app } => {
                 let path = &["v1", "webhooks", &id, "rotate-secret"];
                 let rotated = operator.post(path, &app.app, &json!({})).await?;
-                print_secret(&rotated);
+                let before = ". The secret from before signs beside it for a day, or until then";
+                print_secret(&rotated, &app.app, before)?;
             }
             Self::Delete { id, app } => {
                 let path = &["v1", "webhooks", &id];
                 operator.delete(path, &app.app, &[]).await?;
-                eprintln!("Deleted.");
+                output::say("Deleted.");
             }
             Self::Deliveries {
                 id,
@@ -164,9 +166,9 @@ impl Webhooks {
                     "next_attempt_at",
                     "last_result",
                 ];
-                operator::print_table(&listed["deliveries"], &columns);
+                operator::print_table(&listed["deliveries"], &columns)?;
                 if !listed["next_cursor"].is_null() {
-                    eprintln!("There are more; --limit goes up to 200.");
+                    output::say("There are more; --limit goes up to 200.");
                 }
             }
             Self::Replay {
@@ -177,7 +179,7 @@ impl Webhooks {
                 app,
             } => replay(operator, &id, event, after, until, &app).await?,
         }
-        operator.finish().await
+        Ok(())
     }
 }
 
@@ -192,7 +194,7 @@ async fn replay(
     if let Some(event) = event {
         let path = &["v1", "webhooks", id, "deliveries", &event, "replay"];
         operator.post(path, &app.app, &json!({})).await?;
-        eprintln!("1 delivery is due now.");
+        output::say("1 delivery is due now.");
         return Ok(());
     }
     // A call looks at so many events; the next goes on after them.
@@ -209,14 +211,14 @@ async fn replay(
         count += due;
         let former = std::mem::replace(&mut next, replayed["next_after"].clone());
         if due == 0 && next == former {
-            eprintln!(
+            output::say(format_args!(
                 "{count} deliveries are due now. As many wait as may; go on when there are fewer, with --after {}",
                 next.as_str().unwrap_or_default()
-            );
+            ));
             return Ok(());
         }
     }
-    eprintln!("{count} deliveries are due now.");
+    output::say(format_args!("{count} deliveries are due now."));
     Ok(())
 }
 
@@ -224,12 +226,11 @@ async fn set_paused(operator: &Operator, id: &str, app: &App, is_paused: bool) -
     let path = &["v1", "webhooks", id];
     let body = json!({ "is_paused": is_paused });
     let shown = operator.patch(path, &app.app, &body).await?;
-    print_webhook(shown);
-    Ok(())
+    Ok(print_webhook(shown)?)
 }
 
 /// A webhook, with its lists and parts in words.
-fn print_webhook(mut webhook: Value) {
+fn print_webhook(mut webhook: Value) -> Result<(), OutputError> {
     let types: Vec<&str> = webhook["types"]
         .as_array()
         .into_iter()
@@ -242,7 +243,7 @@ fn print_webhook(mut webhook: Value) {
         types.join(",")
     });
     webhook["last_delivery"] = result(&webhook["last_delivery"]);
-    operator::print_record(&webhook);
+    operator::print_record(&webhook)
 }
 
 /// How an attempt went, in words.
@@ -254,11 +255,17 @@ fn result(attempt: &Value) -> Value {
     }
 }
 
-/// The secret on stdout, alone, and words about it on stderr.
-fn print_secret(made: &Value) {
-    println!("{}", operator::text(made, "secret"));
-    eprintln!(
-        "The webhook {} signs with this secret. It is shown only now; its receiver verifies with it.",
-        operator::text(&made["webhook"], "id")
-    );
+/// The secret on stdout, alone, and words about it on stderr. `before` is what there is to know before another is made.
+fn print_secret(made: &Value, app: &AppName, before: &'static str) -> Result<(), Failure> {
+    let id = operator::text(&made["webhook"], "id");
+    output::secret(operator::text(made, "secret")).map_err(|printing| Failure::SecretNotPrinted {
+        printing,
+        id: id.clone(),
+        app: app.clone(),
+        before,
+    })?;
+    output::say(format_args!(
+        "The webhook {id} signs with this secret. It is shown only now; its receiver verifies with it."
+    ));
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! The command line: through the socket of a running server, and without one.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use reqwest::Method;
 use serde_json::json;
@@ -10,7 +11,9 @@ use sessiond::user::UserId;
 use tempfile::{TempDir, tempdir};
 
 use crate::harness::TestServer;
-use crate::process::{Finished, Process, Served, create_key, names_in, run, sessiond, text};
+use crate::process::{
+    Finished, Process, Served, broken_pipe, create_key, full_disk, names_in, run, run_into, sessiond, text,
+};
 
 const UNKNOWN_ID: &str = "018f0000-0000-7000-8000-000000000000";
 
@@ -452,6 +455,137 @@ fn proxies_of_the_environment_are_not_asked() {
         command.env(name, "http://127.0.0.1:9");
     }
     Process::spawn(command).finish().exited(0);
+}
+
+// What cannot be printed.
+
+/// Every kind of command that prints what is there.
+const PRINTS: &[&[&str]] = &[
+    &["keys", "list"],
+    &["sessions", "list"],
+    &["users", "show", "ada"],
+    &["users", "export", "ada"],
+    &["events"],
+    &["events", "--json"],
+    &["events", "--follow"],
+    &["webhooks", "list"],
+    &["check"],
+    &["config", "check"],
+    &["policy", "report"],
+    &["policy", "report", "--format", "json"],
+];
+
+/// A command about `s.db` in `dir`, its results going elsewhere.
+fn on_into(dir: &Path, arguments: &[&str], stdout: Stdio) -> Finished {
+    run_into(
+        dir,
+        arguments.iter().copied().chain(["--database", "s.db"]),
+        stdout,
+    )
+}
+
+#[tokio::test]
+async fn reader_that_has_gone_ends_a_command_quietly_and_a_full_disk_with_one_line() {
+    let dir = a_directory();
+    let key = create_key(dir.path());
+    let server = Served::serve(dir.path());
+    server.create(&key, json!({ "user_id": "ada" })).await;
+    for server in [Some(server), None] {
+        for arguments in PRINTS {
+            let unread = on_into(dir.path(), arguments, broken_pipe());
+            assert_eq!(unread.stderr, "", "{arguments:?}");
+            assert_eq!(unread.status.code(), Some(141), "{arguments:?}");
+            let unwritten = on_into(dir.path(), arguments, full_disk());
+            assert_eq!(unwritten.stderr.lines().count(), 1, "{unwritten:?}");
+            unwritten.failed(1, &["sessiond: cannot print", "No space left"]);
+        }
+        if let Some(server) = server {
+            server.create(&key, json!({ "user_id": "ada" })).await;
+            server.stop();
+        }
+    }
+    assert!(!names_in(dir.path()).contains(&"s.db.sock".to_owned()));
+}
+
+#[test]
+fn change_whose_result_cannot_be_printed_has_happened() {
+    let dir = a_directory();
+    create_key(dir.path());
+    for _way in both_ways(dir.path()) {
+        let blocked = on_into(dir.path(), &["users", "block", "ada"], broken_pipe());
+        assert_eq!(blocked.exited(141), "");
+        let shown = on(dir.path(), &["users", "show", "ada"]).exited(0);
+        assert!(shown.contains("is_blocked: true\n"), "{shown}");
+        on_into(dir.path(), &["users", "unblock", "ada"], full_disk()).failed(1, &["cannot print"]);
+        let shown = on(dir.path(), &["users", "show", "ada"]).exited(0);
+        assert!(shown.contains("is_blocked: false\n"), "{shown}");
+    }
+}
+
+#[test]
+fn words_that_cannot_be_written_are_no_failure() {
+    let dir = a_directory();
+    create_key(dir.path());
+    for (arguments, code) in [
+        (["sessions", "revoke", "--user", "ada"], 0),
+        (["sessions", "list", "--app", "nope"], 1),
+    ] {
+        for stderr in [broken_pipe(), full_disk()] {
+            let arguments = arguments.iter().copied().chain(["--database", "s.db"]);
+            let status = sessiond(dir.path(), arguments).stderr(stderr).status();
+            assert_eq!(status.expect("it ran").code(), Some(code));
+        }
+    }
+}
+
+#[test]
+fn key_that_could_not_be_printed_is_revoked() {
+    let dir = a_directory();
+    for _way in both_ways(dir.path()) {
+        for stdout in [broken_pipe(), full_disk()] {
+            let words = ["cannot print", "the key was revoked", "make another"];
+            on_into(dir.path(), &["keys", "create", "lost"], stdout).failed(1, &words);
+        }
+    }
+    let list = on(dir.path(), &["keys", "list"]).exited(0);
+    let lost: Vec<&str> = list.lines().filter(|line| line.contains("lost")).collect();
+    assert_eq!(lost.len(), 4, "{list}");
+    assert!(lost.iter().all(|line| !line.ends_with('-')), "{list}");
+}
+
+#[test]
+fn dev_that_cannot_say_its_key_ends_in_order_without_one() {
+    let dir = a_directory();
+    for (stdout, code) in [(broken_pipe(), 141), (full_disk(), 1)] {
+        let dev = ["dev", "--listen", "127.0.0.1:0"];
+        assert_eq!(run_into(dir.path(), dev, stdout).exited(code), "");
+    }
+    assert!(!dir.path().join("sessiond-dev/sessiond.db.sock").exists());
+    let list = ["keys", "list", "--database", "sessiond-dev/sessiond.db"];
+    let list = run(dir.path(), list).exited(0);
+    assert!(list.lines().skip(1).all(|line| !line.ends_with('-')), "{list}");
+    assert_eq!(list.lines().count(), 3, "{list}");
+}
+
+#[test]
+fn webhook_s_secret_that_could_not_be_printed_is_had_by_the_command_that_the_error_names() {
+    let dir = a_directory();
+    create_key(dir.path());
+    let url = "https://hooks.example.com/";
+    for _way in both_ways(dir.path()) {
+        let added = on_into(dir.path(), &["webhooks", "add", url], full_disk());
+        let list = on(dir.path(), &["webhooks", "list"]).exited(0);
+        assert_eq!(list.matches(url).count(), 1, "{list}");
+        let id = id_of(&list, url);
+        let command = format!("`sessiond webhooks rotate {id} --app default`");
+        added.failed(1, &["nobody was shown the secret", &command]);
+        let rotate = ["webhooks", "rotate", &id, "--app", "default"];
+        let rotated = on_into(dir.path(), &rotate, broken_pipe());
+        rotated.failed(1, &["nobody was shown the secret", &command, "from before"]);
+        let secret = on(dir.path(), &rotate).exited(0);
+        assert!(secret.starts_with("whsec_"), "{secret}");
+        on(dir.path(), &["webhooks", "delete", &id]).exited(0);
+    }
 }
 
 // The configuration.

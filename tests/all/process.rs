@@ -56,6 +56,35 @@ pub fn run<A: AsRef<OsStr>>(dir: &Path, arguments: impl IntoIterator<Item = A>) 
     Process::spawn(sessiond(dir, arguments)).finish()
 }
 
+/// Runs a command whose results go elsewhere.
+pub fn run_into<A: AsRef<OsStr>>(
+    dir: &Path,
+    arguments: impl IntoIterator<Item = A>,
+    stdout: impl Into<Stdio>,
+) -> Finished {
+    let mut command = sessiond(dir, arguments);
+    let output = command.stdin(Stdio::null()).stdout(stdout).output();
+    let output = output.expect("the binary starts");
+    Finished {
+        status: output.status,
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// A pipe whose reader has gone.
+pub fn broken_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    writer.into()
+}
+
+/// A device that is always full.
+pub fn full_disk() -> Stdio {
+    let device = std::fs::File::options().write(true).open("/dev/full");
+    device.expect("Linux has it").into()
+}
+
 /// How a command ended, and what it said.
 #[derive(Debug)]
 pub struct Finished {
