@@ -65,6 +65,8 @@ const APPLICATION_ID: i32 = 0x7365_7373;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept by a connection; there are about 80 different ones.
 const STATEMENTS_MAX: usize = 128;
+/// Added to the database's name for the copy before a migration until it is done.
+const UNFINISHED_COPY: &str = ".before-schema-unfinished";
 /// The schema, by steps.
 const SCHEMA: Schema = Schema {
     newest: include_str!("../../schema.sql"),
@@ -719,25 +721,47 @@ fn migrate(connection: &mut Connection, path: &Path, schema: Schema<'_>) -> Resu
     }
     if !is_empty {
         let copy = backup_path(path, found);
-        create_private(&copy).map_err(|source| OpenError::File {
-            path: copy.clone(),
-            source,
-        })?;
-        // Nobody else uses the database yet, so that there is nothing to wait for.
-        backup::copy_pages(connection, &copy, &|| true).map_err(|source| OpenError::Sqlite {
-            path: copy.clone(),
-            source,
-        })?;
-        backup::sync(&copy).map_err(|source| OpenError::File {
-            path: copy.clone(),
-            source,
-        })?;
+        keep_copy(connection, path, &copy)?;
         log::info!(
             "migrating the database from schema version {found} to {known}; a copy is at {}",
             copy.display()
         );
     }
     lead_to_newest(connection, &contents, schema).map_err(failed)
+}
+
+/// Copies the database as it is before a migration: under that name whole and on disk, or not at all. A copy that is there is
+/// of a migration that died or failed after it, and maybe the older server ran since: it is made anew, as is half a one.
+fn keep_copy(connection: &Connection, path: &Path, copy: &Path) -> Result<(), OpenError> {
+    let unfinished = backup::with_suffix(path, UNFINISHED_COPY);
+    let failed = |source| OpenError::File {
+        path: unfinished.clone(),
+        source,
+    };
+    backup::remove_database(&unfinished)
+        .and_then(|()| create_private(&unfinished))
+        .map_err(failed)?;
+    // Nobody else uses the database yet, so that there is nothing to wait for.
+    let copied = backup::copy_pages(connection, &unfinished, &|| true)
+        .map_err(|source| OpenError::Sqlite {
+            path: unfinished.clone(),
+            source,
+        })
+        .and_then(|()| backup::sync(&unfinished).map_err(failed));
+    if copied.is_err()
+        && let Err(error) = backup::remove_database(&unfinished)
+    {
+        log::warn!("cannot remove {}: {error}", unfinished.display());
+    }
+    copied?;
+    // What SQLite may have beside the one that is there would be taken for this one's.
+    backup::remove_database(copy)
+        .and_then(|()| std::fs::rename(&unfinished, copy))
+        .and_then(|()| backup::sync_folder(backup::folder_of(copy)))
+        .map_err(|source| OpenError::File {
+            path: copy.to_owned(),
+            source,
+        })
 }
 
 /// Makes the schema, or leads what is there to it, in one transaction.
@@ -761,9 +785,7 @@ fn lead_to_newest(connection: &mut Connection, found: &Contents, schema: Schema<
 }
 
 fn backup_path(path: &Path, version: i64) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".before-schema-{}", version + 1));
-    name.into()
+    backup::with_suffix(path, &format!(".before-schema-{}", version + 1))
 }
 
 #[cfg(test)]

@@ -401,6 +401,12 @@ pub fn make_first_version(path: &Path) {
         .pragma_update(None, "application_id", 0x7365_7373)
         .expect("set");
     connection.pragma_update(None, "user_version", 1).expect("set");
+    connection
+        .execute(
+            "INSERT INTO meta (key, value) VALUES ('epoch', randomblob(16))",
+            [],
+        )
+        .expect("written");
 }
 
 /// The server's database, opened for looking.

@@ -596,6 +596,53 @@ fn dev_refuses_an_address_that_others_can_reach() {
     assert!(names_in(dir.path()).is_empty());
 }
 
+fn version_of(database: &Path) -> i64 {
+    let version = open_database(database).pragma_query_value(None, "user_version", |row| row.get(0));
+    version.expect("a version")
+}
+
+#[test]
+fn copy_that_a_migration_left_is_made_anew_by_the_next_start() {
+    const COPY: &str = "s.db.before-schema-2";
+    const UNFINISHED: &str = "s.db.before-schema-unfinished";
+    let older = a_directory();
+    let older = older.path().join("older.db");
+    make_first_version(&older);
+    let whole = std::fs::read(&older).expect("read");
+    let mut half = whole.clone();
+    half[..4096].fill(0);
+    for left in [&half[..], &half[..4097], &whole[..4097], b"", &whole] {
+        for name in [COPY, UNFINISHED] {
+            let dir = a_directory();
+            let database = dir.path().join("s.db");
+            std::fs::copy(&older, &database).expect("copied");
+            // The older server ran once more before this start.
+            Connection::open(&database)
+                .expect("opened")
+                .execute("INSERT INTO meta (key, value) VALUES ('mark', 'later')", [])
+                .expect("marked");
+            std::fs::write(dir.path().join(name), left).expect("written");
+
+            Served::serve(dir.path()).stop();
+
+            let mut copies = names_in(dir.path());
+            copies.retain(|name| name.contains("before"));
+            assert_eq!(copies, [COPY]);
+            assert!(version_of(&database) > 1);
+            let copy = dir.path().join(COPY);
+            assert_eq!((mode_of(&copy), version_of(&copy)), (0o600, 1), "{name}");
+            let found: (String, String) = open_database(&copy)
+                .query_row(
+                    "SELECT integrity_check, (SELECT value FROM meta WHERE key = 'mark') FROM pragma_integrity_check",
+                    [],
+                    |row| Ok((row.get(0)?, row.get(1)?)),
+                )
+                .expect("looked through");
+            assert_eq!(found, ("ok".to_owned(), "later".to_owned()), "{name}");
+        }
+    }
+}
+
 #[test]
 fn key_file_that_is_refused_leaves_an_older_database_as_it_is() {
     let dir = a_directory();
@@ -609,7 +656,5 @@ fn key_file_that_is_refused_leaves_an_older_database_as_it_is() {
     .expect("set");
     serve_in_vain(dir.path(), "127.0.0.1:0", "s.db").failed(1, &["s.db.key", "32 bytes"]);
     assert_eq!(names_in(dir.path()), ["s.db", "s.db.key", "s.db.lock"]);
-    let version = |c: &Connection| c.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
-    let found = version(&Connection::open(&database).expect("opened"));
-    assert_eq!(found.expect("a version"), 1);
+    assert_eq!(version_of(&database), 1);
 }

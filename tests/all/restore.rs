@@ -209,7 +209,7 @@ async fn backup_of_an_older_version_is_migrated_in_the_copy() {
     Connection::open(&old)
         .expect("opened")
         .execute_batch(
-            "INSERT INTO meta VALUES ('epoch', zeroblob(16)), ('high_water', 1);
+            "INSERT INTO meta VALUES ('high_water', 1);
              INSERT INTO sessions (id, app, user_id, token_hash, created_at, signed_in_at, last_activity_at,
                  idle_timeout, absolute_expires_at, expires_at)
              VALUES (zeroblob(16), 'default', 'eve', zeroblob(32), 1, 1, 1, 4000000000000, 4000000000000, 4000000000000)",
