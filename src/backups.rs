@@ -1,14 +1,15 @@
 //! Backups by a schedule: one as soon as the newest in the folder is old enough, and the oldest of too many removed after it.
 //!
 //! The folder is the only memory: when the next is due follows from the names in it, so that a restart neither skips nor repeats
-//! one. Only names of this database with a time that has come are looked at, and only those are ever removed; everything else
+//! one. Names go by the wall clock, and retries by how long the server has run: the time that sessions go by may stand still
+//! for as long as a wall clock was wrong, and a backup is wanted meanwhile. Only names of this database with a time that has come are looked at, and only those are ever removed; everything else
 //! in the folder is somebody else's. A failure is told and counted, removes nothing, and is tried again later.
 
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -22,7 +23,7 @@ use crate::store::sqlite::{BackupError, Copied, back_up};
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long after a failure another is tried, unless one is made more often anyway: long enough that a disk that is full is not
 /// filled all the time.
-const RETRY_MILLIS: i64 = 10 * 60 * 1_000;
+const RETRY_MILLIS: u64 = 10 * 60 * 1_000;
 /// What the names end with.
 const EXTENSION: &str = ".db";
 
@@ -34,8 +35,8 @@ pub struct Backups {
     keep: usize,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
-    /// Until when none is tried, after a failure; in milliseconds.
-    retry_at: AtomicI64,
+    /// Until when none is tried, after a failure; in milliseconds for which the server has run.
+    retry_at: AtomicU64,
     /// That the server stops.
     abandoned: Arc<AtomicBool>,
 }
@@ -56,7 +57,7 @@ impl Backups {
             keep: config.keep,
             clock,
             metrics,
-            retry_at: AtomicI64::new(i64::MIN),
+            retry_at: AtomicU64::new(0),
             abandoned: Arc::default(),
         })
     }
@@ -76,7 +77,7 @@ impl Backups {
             };
             if result.is_err() {
                 log::error!("the making of backups failed in a way it should not, and is tried again later");
-                backups.failed_at(backups.clock.now());
+                backups.try_later();
             }
             if is_stopped {
                 return;
@@ -90,10 +91,10 @@ impl Backups {
 
     /// Makes a backup if one is due, and removes the oldest of too many. What fails is logged and counted. Blocks.
     pub fn make_due(&self) {
-        let now = self.clock.now();
-        if now.as_millis() < self.retry_at.load(Ordering::Relaxed) {
+        if self.running_millis() < self.retry_at.load(Ordering::Relaxed) {
             return;
         }
+        let now = self.clock.wall();
         let result = match self.is_due(now) {
             Ok(false) => return,
             Ok(true) => self.make(now),
@@ -123,15 +124,20 @@ impl Backups {
             Err(BackupError::Abandoned) => {}
             Err(error) => {
                 log::error!("no backup was made, and another is tried later: {error}");
-                self.failed_at(now);
+                self.try_later();
             }
         }
     }
 
-    fn failed_at(&self, now: Timestamp) {
+    fn try_later(&self) {
         self.count("failed");
-        let retry_at = now.plus_millis(self.every_millis.min(RETRY_MILLIS));
-        self.retry_at.store(retry_at.as_millis(), Ordering::Relaxed);
+        let wait = self.every_millis.unsigned_abs().min(RETRY_MILLIS);
+        self.retry_at
+            .store(self.running_millis().saturating_add(wait), Ordering::Relaxed);
+    }
+
+    fn running_millis(&self) -> u64 {
+        u64::try_from(self.clock.running().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn is_due(&self, now: Timestamp) -> io::Result<bool> {

@@ -5,8 +5,8 @@
 //! session, and the order of sign-ins stays. `sessiond dev` and the tests move it forward ([`Clock::advance`]);
 //! a manual clock moves only so.
 //!
-//! While the wall clock is behind, that time stands still. What must go on then (a budget that refills) goes by
-//! [`Clock::running`], which is no time of day.
+//! While the wall clock is behind, that time stands still. What must go on then (a budget that refills, a retry) goes by
+//! [`Clock::running`], which is no time of day; what others date by their clocks (a backup, a message) by [`Clock::wall`].
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -173,7 +173,7 @@ impl Clock {
     }
 
     /// What the wall clock says, for others who compare it with theirs: it goes back when that is set back, and moves
-    /// only with it. Nothing here follows from it.
+    /// only with it. Nothing about a session follows from it.
     pub fn wall(&self) -> Timestamp {
         match self.source {
             Source::System { .. } => Timestamp(Utc::now().timestamp_millis()),

@@ -157,6 +157,36 @@ async fn failure_is_counted_removes_nothing_and_is_tried_again_later() {
 }
 
 #[tokio::test]
+async fn backups_go_on_where_the_time_stands_still_until_the_wall_clock_has_caught_up() {
+    let scheduled = Scheduled::start(7).await;
+    // As a start takes it from a database whose server ran by a clock that was wrong.
+    scheduled.server.clock.raise_to(START.plus_millis(7 * 86_400_000));
+    assert_eq!(scheduled.after(0), [FIRST], "named by the wall clock");
+    assert_eq!(scheduled.after(HOUR), [FIRST, "s-20260101T010000Z.db"]);
+}
+
+#[tokio::test]
+async fn wall_clock_that_is_set_back_stops_neither_backups_nor_their_retries() {
+    let scheduled = Scheduled::start(1).await;
+    scheduled.after(0);
+    let held = fs::File::create(scheduled.path(".sessiond-backup-lock")).expect("made");
+    held.lock().expect("locked");
+    scheduled.after(HOUR);
+    assert_eq!(scheduled.counted("failed"), 1);
+    drop(held);
+    scheduled.server.clock.go_on_from(START.plus_millis(-86_400_000));
+    assert_eq!(
+        scheduled.after(599),
+        [".sessiond-backup-lock", FIRST],
+        "not at once"
+    );
+    let both = ["s-20251231T001000Z.db", FIRST];
+    assert_eq!(scheduled.after(1), both, "what is yet to come is left alone");
+    assert_eq!(scheduled.after(HOUR - 1), both);
+    assert_eq!(scheduled.after(1), ["s-20251231T011000Z.db", FIRST]);
+}
+
+#[tokio::test]
 async fn folder_that_is_not_there_is_a_failure_and_is_not_made() {
     let scheduled = Scheduled::start(1).await;
     let folder = scheduled.path("mounted");
