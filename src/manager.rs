@@ -577,10 +577,11 @@ impl SessionManager {
     /// The sessions end in a commit of their own first, so that whoever follows the events may hear of it. What somebody
     /// has not read by then is lost to them: it would name the user.
     pub async fn erase_user(&self, app: &AppName, user_id: UserId, by: EndedBy) -> Result<Erased, Error> {
-        self.refusals.forget(app, &user_id);
         let ending = Revocation::new(Reason::USER_ERASED, by);
         self.revoke_user_sessions(app, user_id.clone(), None, ending.clone())
             .await?;
+        // Not before: until then they could be refused something by their sessions, which would be told later.
+        self.refusals.forget(app, &user_id);
         let mut all = Erased::default();
         for _ in 0..COMMITS_PER_ERASURE {
             let request = self.end_request(ending.clone());
@@ -594,6 +595,8 @@ impl SessionManager {
                 more: erased.more,
             };
             if !erased.more {
+                // What a backend was refused in their name meanwhile.
+                self.refusals.forget(app, &user_id);
                 break;
             }
         }

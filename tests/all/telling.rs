@@ -7,10 +7,10 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 use sessiond::event::WhyRefused;
 use sessiond::manager::RefusedCaller;
-use sessiond::session::AppName;
+use sessiond::session::{AppName, EndedBy};
 
 use crate::harness::{FIREFOX_ON_LINUX, SignedIn, TestServer, eventually};
-use crate::stores::{Managed, app, database_in, event_rows, user};
+use crate::stores::{Managed, app, database_in, event_rows, is_pending, user};
 use crate::support::{UNKNOWN_ID, add_app, at, rows};
 
 const SAFARI_ON_IPHONE: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like \
@@ -332,6 +332,29 @@ async fn refusal_is_answered_while_nothing_can_be_written() {
 
     lock.execute_batch("ROLLBACK").expect("let go");
     eventually("it is told", async || told(&server, REFUSED).len() == 1).await;
+}
+
+#[tokio::test]
+async fn what_is_refused_while_the_sessions_of_an_erased_user_end_is_never_told() {
+    let managed = Managed::start().await;
+    managed.sign_in("ada").await;
+    let (app, ada) = (app(), user("ada"));
+    let lock = Connection::open(database_in(&managed.dir)).expect("opened");
+    lock.execute_batch("BEGIN IMMEDIATE").expect("locked");
+    let mut erasing = Box::pin(managed.manager.erase_user(&app, ada.clone(), EndedBy::Operator));
+    assert!(is_pending(&mut erasing).await);
+    for _ in 0..2 {
+        let refused = RefusedCaller::User(&app, &ada);
+        managed
+            .manager
+            .note_refused_revocation(refused, WhyRefused::NotTheirs);
+    }
+    lock.execute_batch("ROLLBACK").expect("let go");
+    erasing.await.expect("erased");
+
+    managed.advance(60);
+    let told = managed.manager.tell_refused_revocations(10).await;
+    assert_eq!(told.expect("nothing fails"), 0);
 }
 
 #[tokio::test]
