@@ -24,6 +24,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) enum OperatorError {
     #[error("{0}")]
     Refused(String),
+    /// What was asked for is not there, or no more (404, 410).
+    #[error("{0}")]
+    Absent(String),
     #[error("cannot reach the server by its operator socket: {0}")]
     Unreachable(#[from] reqwest::Error),
     #[error("cannot read the server's answer: {0}")]
@@ -106,7 +109,7 @@ impl Operator {
         let status = response.status();
         if !status.is_success() {
             let problem = response.json().await.unwrap_or(Value::Null);
-            return Err(OperatorError::Refused(refusal(&problem, status.as_u16())));
+            return Err(refusal(&problem, status.as_u16()));
         }
         Ok(MessageStream {
             response,
@@ -124,15 +127,11 @@ impl Operator {
         self.call(Method::GET, path, app, query, None).await
     }
 
-    /// `None` if the server refuses.
-    pub(super) async fn get_unless_refused(
-        &self,
-        path: &[&str],
-        app: &AppName,
-    ) -> Result<Option<Value>, Failure> {
+    /// `None` if it is not there.
+    pub(super) async fn get_if_there(&self, path: &[&str], app: &AppName) -> Result<Option<Value>, Failure> {
         match self.send(Method::GET, path, app, &[], None).await {
             Ok(found) => Ok(Some(found)),
-            Err(OperatorError::Refused(_)) => Ok(None),
+            Err(OperatorError::Absent(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -185,10 +184,10 @@ impl Operator {
         }
         match serde_json::from_slice(&bytes) {
             Ok(answer) if status.is_success() => Ok(answer),
-            Ok(problem) => Err(OperatorError::Refused(refusal(&problem, status.as_u16()))),
+            Ok(problem) => Err(refusal(&problem, status.as_u16())),
             // Not to be mistaken for an empty list.
             Err(error) if status.is_success() => Err(OperatorError::Unreadable(error)),
-            Err(_) => Err(OperatorError::Refused(refusal(&Value::Null, status.as_u16()))),
+            Err(_) => Err(refusal(&Value::Null, status.as_u16())),
         }
     }
 }
@@ -264,7 +263,7 @@ async fn answers(client: &Client) -> bool {
 }
 
 /// A problem in words: its detail, and what is wrong with each field.
-fn refusal(problem: &Value, status: u16) -> String {
+fn refusal(problem: &Value, status: u16) -> OperatorError {
     let mut words = match problem["detail"].as_str() {
         Some(detail) => detail.to_owned(),
         None => format!("the server answered {status}"),
@@ -276,7 +275,10 @@ fn refusal(problem: &Value, status: u16) -> String {
             text(error, "message")
         ));
     }
-    words
+    match status {
+        404 | 410 => OperatorError::Absent(words),
+        _ => OperatorError::Refused(words),
+    }
 }
 
 fn encode(value: &str) -> String {
@@ -346,4 +348,25 @@ pub(super) fn print_record(record: &Value) -> Result<(), OutputError> {
         output::line(format_args!("{name}: {}", text(record, name)))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_there_or_no_more_is_absent() {
+        for (status, is_absent) in [
+            (401, false),
+            (404, true),
+            (410, true),
+            (412, false),
+            (429, false),
+            (500, false),
+            (503, false),
+        ] {
+            let refusal = refusal(&Value::Null, status);
+            assert_eq!(matches!(refusal, OperatorError::Absent(_)), is_absent, "{status}");
+        }
+    }
 }

@@ -51,14 +51,15 @@ pub(super) async fn export(operator: &Operator, user: &str, app: &AppName) -> Re
     Ok(())
 }
 
-/// An active session's data; `None` if it has none. One that ended meanwhile has none any more.
+/// An active session's data; `None` if it has none. One that ended or went meanwhile has none any more; that it cannot be read
+/// is a failure, as an export without it would look complete.
 async fn data_of(operator: &Operator, app: &AppName, session: &Value) -> Result<Option<Value>, Failure> {
     let has_data = session["status"] == "active" && session["data_version"] != 0;
     let Some(id) = session["id"].as_str().filter(|_| has_data) else {
         return Ok(None);
     };
     let found = operator
-        .get_unless_refused(&["v1", "sessions", id, "data"], app)
+        .get_if_there(&["v1", "sessions", id, "data"], app)
         .await?;
     Ok(found.map(|mut found| found["data"].take()))
 }

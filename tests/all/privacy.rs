@@ -416,6 +416,20 @@ async fn export_has_all_pages_and_data_and_no_hash() {
 }
 
 #[tokio::test]
+async fn export_fails_when_a_session_s_data_cannot_be_read() {
+    let dir = tempdir().expect("a directory");
+    let key = create_key(dir.path());
+    let server = Served::serve(dir.path());
+    fill(&server, &key, ADA, 2).await;
+    server.stop();
+    rusqlite::Connection::open(dir.path().join("s.db"))
+        .expect("opened")
+        .execute_batch("DROP TABLE session_data")
+        .expect("gone");
+    on(dir.path(), &["users", "export", ADA]).failed(1, &["The store is not available"]);
+}
+
+#[tokio::test]
 async fn nothing_of_an_erased_user_is_in_any_file_and_all_of_others_is() {
     let dir = tempdir().expect("a directory");
     let key = create_key(dir.path());
