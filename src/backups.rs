@@ -182,10 +182,12 @@ impl Backups {
         Ok(made)
     }
 
-    /// What the names begin with: the database's own, so that some databases can share a folder.
+    /// What the names begin with: the database's own, so that some databases can share a folder. Nothing else is cut from it than
+    /// what a backup has again, as `prod.eu` and `prod.us` are two.
     fn prefix(&self) -> String {
-        let name = self.database.file_stem().map(OsStr::to_string_lossy);
-        format!("{}-", name.unwrap_or_default())
+        let name = self.database.file_name().map(OsStr::to_string_lossy);
+        let name = name.unwrap_or_default();
+        format!("{}-", name.strip_suffix(EXTENSION).unwrap_or(&name))
     }
 
     fn failed(&self, source: io::Error) -> BackupError {

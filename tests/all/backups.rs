@@ -10,7 +10,7 @@ use sessiond::config::BackupConfig;
 use sessiond::metrics::Metrics;
 use tempfile::TempDir;
 
-use crate::harness::{START, TestServer};
+use crate::harness::{START, TestServer, make_first_version};
 use crate::process::{Served, names_in, run, sessiond};
 
 const HOUR: u64 = 3_600;
@@ -184,6 +184,24 @@ async fn wall_clock_that_is_set_back_stops_neither_backups_nor_their_retries() {
     assert_eq!(scheduled.after(1), both, "what is yet to come is left alone");
     assert_eq!(scheduled.after(HOUR - 1), both);
     assert_eq!(scheduled.after(1), ["s-20251231T011000Z.db", FIRST]);
+}
+
+#[tokio::test]
+async fn databases_whose_names_end_in_different_ways_share_a_folder() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let folder = dir.path().join("backups");
+    fs::create_dir(&folder).expect("made");
+    let (clock, metrics) = (Arc::new(Clock::manual(START)), Arc::new(Metrics::new()));
+    for name in ["prod.eu", "prod.us", "s.db", "s.sqlite", "t.db.db"] {
+        let database = dir.path().join(name);
+        make_first_version(&database);
+        schedule(&database, &folder, 1, &clock, &metrics).make_due();
+    }
+    let made = ["prod.eu", "prod.us", "s", "s.sqlite", "t.db"];
+    assert_eq!(
+        names_in(&folder),
+        made.map(|name| format!("{name}-20260101T000000Z.db"))
+    );
 }
 
 #[tokio::test]
