@@ -277,6 +277,7 @@ impl SqliteStore {
         prepare(&connection).map_err(failed)?;
         migrate(&mut connection, path, SCHEMA)?;
         let checkpointer = open_for_writing(path).map_err(failed)?;
+        writer::write_back_at_start(&checkpointer);
         let last_id = reads::largest_id(&connection).map_err(failed)?;
         let readers = SqliteConnectionManager::file(path)
             .with_flags(OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sessiond::address::IpPrivacy;
 use tempfile::tempdir;
 
-use crate::harness::{FIREFOX_ON_LINUX, TestServer, events};
+use crate::harness::{FIREFOX_ON_LINUX, TestServer, events, open_database};
 use crate::process::{Finished, Served, create_key, names_in, run, sessiond, text};
 use crate::support::{add_app, count, rows};
 
@@ -427,6 +427,36 @@ async fn export_fails_when_a_session_s_data_cannot_be_read() {
         .execute_batch("DROP TABLE session_data")
         .expect("gone");
     on(dir.path(), &["users", "export", ADA]).failed(1, &["The store is not available"]);
+}
+
+#[tokio::test]
+async fn start_takes_erased_users_out_of_the_log_that_a_reader_kept_from_being_written_back() {
+    let dir = tempdir().expect("a directory");
+    let key = create_key(dir.path());
+    let server = Served::serve(dir.path());
+    let reader = open_database(&dir.path().join("s.db"));
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM sessions")
+        .expect("a snapshot");
+    fill(&server, &key, ADA, 2).await;
+    on(dir.path(), &["users", "erase", ADA]).failed(0, &["2 session(s)"]);
+    server.stop();
+    let is_in_log = || {
+        let log = std::fs::read(dir.path().join("s.db-wal")).unwrap_or_default();
+        has(&log, ADA.as_bytes())
+    };
+    assert!(is_in_log());
+
+    // With the reader still there a start neither fails nor waits for it; each is killed, so that no stop writes anything back.
+    let mut beside = Served::serve(dir.path()).process;
+    beside.kill();
+    assert!(beside.stderr.seen.contains("could not be written back"));
+    assert!(is_in_log());
+    drop(reader);
+    Served::serve(dir.path()).process.kill();
+    for (name, bytes) in files(dir.path()) {
+        assert!(!has(&bytes, ADA.as_bytes()), "{name} has the user");
+    }
 }
 
 #[tokio::test]

@@ -35,8 +35,8 @@ const BATCH_LEN_MAX: usize = 256;
 const PASSIVE_FRAMES: i32 = 8_000;
 /// Frames in the WAL at which the writer waits for a checkpoint that restarts it.
 const RESTART_FRAMES: i32 = 32_000;
-/// How long that one waits for readers, and all changes with it: longer than any but a copy of the whole database takes. The last one
-/// waits as long when the server stops, since programs that replicate the database read as long as they run.
+/// How long that one waits for readers, and all changes with it: longer than any but a copy of the whole database takes. Those when
+/// the server starts and stops wait as long, since programs that replicate the database read as long as they run.
 const RESTART_TIMEOUT: Duration = Duration::from_millis(200);
 
 thread_local! {
@@ -481,35 +481,47 @@ impl Drop for Checkpointer {
     }
 }
 
-fn run_checkpoints(connection: &Connection, waiting: &Receiver<Checkpoint>) {
-    // Whether all of it was done; nothing if it failed. A reader in the way is no error to SQLite: the first column says so.
-    let run = |mode: &str| {
-        let statement = format!("PRAGMA wal_checkpoint({mode})");
-        let is_busy = connection.query_row(&statement, [], |row| row.get::<_, bool>(0));
-        is_busy
-            .map(|is_busy| !is_busy)
-            .inspect_err(|error| log::warn!("a checkpoint of the database failed: {error}"))
-            .ok()
-    };
+/// The first checkpoint, before anything of this server reads: what is left in the WAL by a server that was killed, or stopped beside
+/// a reader, may have people in it who were erased. The server starts also if it cannot be written back.
+pub(super) fn write_back_at_start(connection: &Connection) {
     if let Err(error) = connection.busy_timeout(RESTART_TIMEOUT) {
         log::warn!("how long a checkpoint waits cannot be set: {error}");
     }
+    if checkpoint(connection, "TRUNCATE") == Some(false) {
+        log::warn!(
+            "the database is being read by another program: what an earlier server left in the -wal file beside it could not \
+             be written back, and may have people who were erased"
+        );
+    }
+}
+
+/// Whether all of it was done; nothing if it failed. A reader in the way is no error to SQLite: the first column says so.
+fn checkpoint(connection: &Connection, mode: &str) -> Option<bool> {
+    let statement = format!("PRAGMA wal_checkpoint({mode})");
+    let is_busy = connection.query_row(&statement, [], |row| row.get::<_, bool>(0));
+    is_busy
+        .map(|is_busy| !is_busy)
+        .inspect_err(|error| log::warn!("a checkpoint of the database failed: {error}"))
+        .ok()
+}
+
+fn run_checkpoints(connection: &Connection, waiting: &Receiver<Checkpoint>) {
     while let Ok(request) = waiting.recv() {
         match request {
             Checkpoint::Passive => {
-                run("PASSIVE");
+                checkpoint(connection, "PASSIVE");
             }
             Checkpoint::Restart(done) => {
-                let _ = done.send(run("RESTART") == Some(true));
+                let _ = done.send(checkpoint(connection, "RESTART") == Some(true));
             }
         }
     }
     // The writer has closed. SQLite does this by itself only if the last connection that closes may write, and a
     // reader may outlive this one: whoever copies the file of a stopped server is to have all of it.
-    if run("TRUNCATE") == Some(false) {
+    if checkpoint(connection, "TRUNCATE") == Some(false) {
         log::warn!(
-            "another program reads the database: what was written last is in the -wal file beside it, \
-             which belongs to it until the next start"
+            "the database is being read, by another program or by a backup of this server's: what was written last is in \
+             the -wal file beside it, which belongs to it until a start that finds no reader"
         );
     }
 }
