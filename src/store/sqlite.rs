@@ -662,7 +662,7 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     // What is deleted is overwritten, in pages that are free now too: what retention or an erasure takes is not to be found
-    // in the file after the next checkpoint. It adds 3 % to what a purge writes.
+    // in the file after the next checkpoint, but for what `erasure` tells of. It adds 3 % to what a purge writes.
     connection.pragma_update_and_check(None, "secure_delete", true, |_| Ok(()))?;
     // Checkpoints have a thread and times of their own: see the writer.
     connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))

@@ -5,7 +5,10 @@
 //! number stays: followers and webhooks have their places among these, and tell from the smallest whether they missed
 //! some. The row goes with those that are as old.
 //!
-//! Deleted bytes are overwritten (see `prepare`), so that they are gone from the file with the next checkpoint.
+//! Deleted bytes are overwritten (see `prepare`), so that they are gone from the file with the next checkpoint, but for one case:
+//! where SQLite splits a page, the old bytes of the rows that it moves to another can stay in the unused part of the first, and so,
+//! rarely, a copy of an erased id, until that part is written over. Only `VACUUM` makes sure; it is left to the operator, as
+//! it writes the whole file and needs the server to stand still.
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
