@@ -6,7 +6,8 @@
 //! **fence → commit → announce → answer**
 //!
 //! 1. *Before the batch's own changes* it writes the pending touches whose stored deadline has passed
-//!    ([`Hooks::due_touches`]), so that nothing is ended, counted or purged that was in fact used.
+//!    ([`Hooks::due_touches`]), so that nothing is ended, counted or purged that was in fact used. *Before a session
+//!    ends*, whatever ends it, it writes its pending touch ([`Hooks::pending_touch`]), so that its last use is kept.
 //! 2. *Fence*: [`Hooks::fence`] is told every session the batch changes; from then until [`Hooks::release`] nobody
 //!    may fill a copy of them.
 //! 3. *Commit*, durably. Either way [`Hooks::release`] follows.
@@ -65,8 +66,8 @@ pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
 pub trait Hooks: Send + Sync {
     /// Pending touches whose stored deadline has passed at `now`.
     fn due_touches(&self, now: Timestamp) -> Vec<Touch>;
-    /// The pending touch of one session, which is written before a change that replaces the session's token: what came
-    /// before it must not be written after it.
+    /// The pending touch of one session, which is written before a change that replaces the session's token or ends it: what
+    /// came before the one must not be written after it, and after the other could not be.
     fn pending_touch(&self, id: SessionId) -> Option<Touch>;
     /// These sessions are about to change: drop every copy, and let nobody make one.
     fn fence(&self, changed: &[SessionId]);

@@ -30,11 +30,11 @@ use crate::user::{Tiers, UserId, UserSettings};
 pub struct MemoryStore {
     /// Everything, under one lock: changes are serial, as the contract wants.
     state: Mutex<State>,
-    hooks: OnceLock<Arc<dyn Hooks>>,
 }
 
 #[derive(Default)]
 struct State {
+    hooks: Option<Arc<dyn Hooks>>,
     sessions: BTreeMap<SessionId, Session>,
     data: BTreeMap<SessionId, Data>,
     /// The networks that visitors started sessions from.
@@ -138,12 +138,12 @@ impl MemoryStore {
         if state.is_closed {
             return Box::pin(std::future::ready(Err(Error::store("the store is closed"))));
         }
-        let hooks = self.hooks.get();
+        let hooks = state.hooks.clone();
         let mut committed = Committed {
             batch_size: 1,
             ..Committed::default()
         };
-        for touch in hooks.map(|hooks| hooks.due_touches(now)).unwrap_or_default() {
+        for touch in hooks.iter().flat_map(|hooks| hooks.due_touches(now)) {
             state.write_touch(touch, now, &mut committed);
         }
         // Readers wait for the lock, so that the state they see is always a committed one.
@@ -165,9 +165,7 @@ impl MemoryStore {
         work: impl FnOnce(&mut State, &mut Committed) -> T,
     ) -> Answer<T> {
         self.change(now, |state, committed| {
-            if let Some(touch) = self.hooks.get().and_then(|hooks| hooks.pending_touch(id)) {
-                state.write_touch(touch, now, committed);
-            }
+            state.write_pending_touch(id, now, committed);
             work(state, committed)
         })
     }
@@ -274,12 +272,18 @@ impl State {
     }
 
     fn end(&mut self, mut session: Session, request: &EndRequest, committed: &mut Committed) -> Session {
+        let mut overdue = session.ending_as_of(request.now);
+        self.write_pending_touch(session.id, request.now, committed);
+        if let Some(used) = self.sessions.get(&session.id).cloned() {
+            overdue = overdue.map(|by_row| used.ending_as_of(request.now).unwrap_or(by_row));
+            session = used;
+        }
         let asked = Ending {
             at: request.now,
             reason: request.reason.clone(),
             by: request.by,
         };
-        session.ending = Some(session.ending_as_of(request.now).unwrap_or(asked));
+        session.ending = Some(overdue.unwrap_or(asked));
         self.data.remove(&session.id);
         self.notices.remove(&session.id);
         self.sweeps.remove(&session.id);
@@ -908,6 +912,12 @@ impl State {
         outcome
     }
 
+    fn write_pending_touch(&mut self, id: SessionId, now: Timestamp, committed: &mut Committed) {
+        if let Some(touch) = self.hooks.as_ref().and_then(|hooks| hooks.pending_touch(id)) {
+            self.write_touch(touch, now, committed);
+        }
+    }
+
     fn write_touch(&mut self, touch: Touch, now: Timestamp, committed: &mut Committed) {
         // One that is due is also still pending: its addresses would be news twice.
         if committed.touched.contains(&touch) {
@@ -940,7 +950,8 @@ fn matches(status: StatusFilter, session: &Session, now: Timestamp) -> bool {
 
 impl SessionStore for MemoryStore {
     fn attach(&self, hooks: Arc<dyn Hooks>) {
-        assert!(self.hooks.set(hooks).is_ok(), "hooks are attached once");
+        let before = self.lock().hooks.replace(hooks);
+        assert!(before.is_none(), "hooks are attached once");
     }
 
     fn high_water(&self) -> Answer<Option<Timestamp>> {
@@ -1122,9 +1133,7 @@ impl SessionStore for MemoryStore {
                 if told == limit {
                     break;
                 }
-                if let Some(touch) = self.hooks.get().and_then(|hooks| hooks.pending_touch(id)) {
-                    state.write_touch(touch, now, committed);
-                }
+                state.write_pending_touch(id, now, committed);
                 told += usize::from(state.tell_of(id, now, committed));
             }
             told

@@ -605,6 +605,83 @@ async fn session_used_since_its_stored_deadline_is_revoked_and_not_expired() {
     }
 }
 
+#[tokio::test]
+async fn last_use_before_an_ending_is_kept_and_told_of_first() {
+    let server = TestServer::start().await;
+    let block = async || {
+        let blocked = server.patch("/v1/users/ada", json!({ "is_blocked": true }));
+        blocked.key(&server.key).send().await
+    };
+    let evict = async || {
+        let only = server.patch("/v1/users/ada", json!({ "max_sessions": 1 }));
+        assert_eq!(only.key(&server.key).send().await.status, 200);
+        let created = server.post("/v1/sessions", json!({ "user_id": "ada" }));
+        created.key(&server.key).send().await
+    };
+    for case in [
+        "signed out",
+        "one",
+        "of the user",
+        "of the app",
+        "evicted",
+        "blocked",
+    ] {
+        let ada = server
+            .create(json!({ "user_id": "ada", "ip_address": "194.25.2.129" }))
+            .await;
+        server.advance(1);
+        let stolen = json!({ "token": ada.token, "ip_address": "212.58.244.22" });
+        let checked = server
+            .post("/v1/sessions/check", stolen)
+            .key(&server.key)
+            .send()
+            .await;
+        let answered = checked.json["session"].clone();
+        assert_eq!(
+            answered["last_ip_address"], "212.58.244.22",
+            "{case}: {}",
+            checked.text
+        );
+
+        let reply = match case {
+            "signed out" => server.delete("/v1/session").bearer(&ada.token).send().await,
+            "one" => delete(&server, &format!("/v1/sessions/{}", ada.id)).await,
+            "of the user" => delete(&server, "/v1/users/ada/sessions").await,
+            "of the app" => delete(&server, "/v1/sessions").await,
+            "evicted" => evict().await,
+            _ => block().await,
+        };
+
+        assert!(reply.status < 300, "{case}: {}", reply.text);
+        let ended = look(&server, &ada.id).await;
+        assert_eq!(ended["status"], "revoked", "{case}");
+        for field in ["ip_address", "last_ip_address", "last_activity_at"] {
+            assert_eq!(ended[field], answered[field], "{case}: {field}");
+        }
+        let told = rows(
+            &server,
+            "SELECT type, session_id, ip_address FROM events ORDER BY id",
+        );
+        let id = ada.id.replace('-', "");
+        let told: Vec<_> = told
+            .iter()
+            .filter(|event| event["session_id"] == id)
+            .map(|event| (event["type"].as_str(), event["ip_address"].as_str()))
+            .collect();
+        let kind = if case == "evicted" {
+            "session.evicted"
+        } else {
+            "session.revoked"
+        };
+        let expected = [
+            (Some("session.created"), Some("194.25.2.129")),
+            (Some("session.activity"), Some("212.58.244.22")),
+            (Some(kind), Some("212.58.244.22")),
+        ];
+        assert_eq!(told, expected, "{case}");
+    }
+}
+
 // Signing out
 
 #[tokio::test]

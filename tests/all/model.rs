@@ -56,8 +56,7 @@ const STATUSES: [StatusFilter; 3] = [StatusFilter::Active, StatusFilter::Ended, 
 struct Setting {
     cache_capacity: usize,
     touch_interval_secs: u64,
-    /// Flushes after each operation. Else a use that is pending when its session is revoked goes with it, sooner in one
-    /// manager than in the other, so that of ended sessions the last use is not compared.
+    /// Flushes after each operation.
     flushes_always: bool,
 }
 
@@ -269,22 +268,17 @@ impl Side {
     fn describe(&self, session: &Session) -> String {
         let now = self.manager.clock().now();
         let ending = session.ending_as_of(now);
-        let was_cut_short = ending
-            .as_ref()
-            .is_some_and(|ending| ending.by != EndedBy::Timeout);
-        let last_use = (self.setting.flushes_always || !was_cut_short).then_some((
+        let last_use = (
             session.last_activity_at,
             session.ip_address,
             session.last_ip_address,
-        ));
+        );
         let made = self.made.iter().find(|made| made.id == session.id);
         let nth = |hash: &SecretHash| made.map(|made| made.number_of_token(hash));
         let token = nth(&session.token_hash);
         let before = session.replaced.map(|replaced| {
             let grace = match replaced.grace {
                 Grace::None => "dead".to_owned(),
-                // Like the use that tells, the end of the grace may go with an ending.
-                _ if last_use.is_none() => "replaced".to_owned(),
                 Grace::Open { .. } => "good".to_owned(),
                 Grace::Until { ends_at, .. } => format!("good until {ends_at:?}"),
             };
@@ -304,7 +298,7 @@ impl Side {
             session.created_at,
             session.signed_in_at,
             session.authenticated_at,
-            last_use.map(|_| session.expires_at()),
+            session.expires_at(),
             session.absolute_expires_at,
             session.idle_timeout_millis,
             session.auth,
@@ -726,8 +720,8 @@ impl Side {
         all
     }
 
-    /// Events with numbers for ids; without flushes after each operation also without what depends on when uses were
-    /// written.
+    /// Events with numbers for ids; without flushes after each operation also without those of which there are as many as
+    /// uses were written.
     fn numbered(&self, events: Vec<EventRow>) -> Vec<String> {
         let is_exact = self.setting.flushes_always;
         events
@@ -739,9 +733,7 @@ impl Side {
                 for (number, made) in self.made.iter().enumerate() {
                     data = data.replace(&made.id.to_string(), &format!("#{number}"));
                 }
-                let from = event
-                    .ip_address
-                    .filter(|_| is_exact || event.kind == "session.created");
+                let from = event.ip_address;
                 format!(
                     "{} {:?} {:?} at {:?} of {:?} in {} because {:?} by {:?} on {:?} from {from:?} {data}",
                     event.kind,

@@ -381,7 +381,7 @@ async fn late_touch_of_an_ended_session_changes_nothing() {
     m.manager.flush_touches().await.expect("flushed");
     let stored = m.stored(id).await;
     assert_eq!(how(&stored), Some((at(10), "logout", EndedBy::App)));
-    assert_eq!((stored.last_activity_at, stored.ip_address), (at(0), None));
+    assert_eq!((stored.last_activity_at, stored.ip_address), (at(10), None));
     assert_eq!(m.use_token(&ada.token).await, ended("logout"));
 }
 

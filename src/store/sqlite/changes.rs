@@ -20,12 +20,21 @@ use crate::user::{UserId, UserSettings};
 
 /// The one way in which a session ends, whatever the reason. A session whose deadline has passed ends as expired, at
 /// its deadline. The caller has read it in this transaction and found it without an ending.
+///
+/// A use that is pending is written first: who used a session last matters most when somebody ends it. It can move the
+/// deadline that has passed, but revives nothing, as the caller has decided by the row.
 pub(super) fn end_session(
     batch: &mut Batch<'_>,
     mut session: Session,
     request: &EndRequest,
 ) -> rusqlite::Result<Session> {
-    let overdue = session.ending_as_of(request.now);
+    let mut overdue = session.ending_as_of(request.now);
+    if batch.write_last_use(session.id, request.now)?
+        && let Some(used) = reads::find(batch.connection, session.id)?
+    {
+        overdue = overdue.map(|by_row| used.ending_as_of(request.now).unwrap_or(by_row));
+        session = used;
+    }
     let asked = || Ending {
         at: request.now,
         reason: request.reason.clone(),
@@ -233,10 +242,10 @@ pub(super) fn update(
 /// Writes uses that were answered before, so that they count although the deadline may have passed since; never for
 /// an ended session.
 pub(super) fn write_touch(batch: &mut Batch<'_>, touch: &Touch, now: Timestamp) -> rusqlite::Result<()> {
-    batch.committed.touched.push(*touch);
     if !batch.is_to_be_written(touch) {
         return Ok(());
     }
+    batch.committed.touched.push(*touch);
     if let Some(seen) = touch.successor_seen {
         renewals::write_grace(batch, touch.id, &seen)?;
     }

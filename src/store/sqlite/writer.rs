@@ -12,6 +12,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -63,32 +64,50 @@ pub(super) struct Batch<'c> {
     pub(super) counts: &'c mut Counts,
     ids: &'c mut IdGenerator,
     hooks: Option<&'c dyn Hooks>,
-    /// Touches with addresses that this batch has written. Until it is committed they are still pending, so that the
-    /// same one can come again, and its addresses would be news each time.
+    /// Touches that this batch has written. Until it is committed they are still pending, so that the same one can come
+    /// again, and its addresses would be news each time.
     written: HashMap<SessionId, Touch>,
+    touches: Touches,
+    /// Whether the last use of a session that is to end could not be written.
+    has_failed_touch: bool,
 }
 
 impl Batch<'_> {
     /// Whether a touch, or a later state of it, is yet to be written by this batch.
     pub(super) fn is_to_be_written(&mut self, touch: &Touch) -> bool {
-        if touch.first_address.is_none() {
-            return true;
+        match self.written.entry(touch.id) {
+            Entry::Vacant(entry) => {
+                entry.insert(*touch);
+                true
+            }
+            Entry::Occupied(entry) if touch.first_address.is_none() => entry.get() != touch,
+            Entry::Occupied(mut entry) => {
+                let written = entry.get();
+                let is_later = written.first_address == touch.first_address && written.at >= touch.at;
+                if !is_later {
+                    entry.insert(*touch);
+                }
+                !is_later
+            }
         }
-        let is_later =
-            |written: &Touch| written.first_address == touch.first_address && written.at >= touch.at;
-        if self.written.get(&touch.id).is_some_and(is_later) {
-            return false;
-        }
-        self.written.insert(touch.id, *touch);
-        true
     }
 
-    /// Writes the pending touch of a session, so that its row is as it was used until now.
-    pub(super) fn write_pending_touch(&mut self, id: SessionId, now: Timestamp) -> rusqlite::Result<()> {
+    /// Writes the pending touch of a session, so that its row is as it was used until now; answers whether there was one.
+    pub(super) fn write_pending_touch(&mut self, id: SessionId, now: Timestamp) -> rusqlite::Result<bool> {
         match self.hooks.and_then(|hooks| hooks.pending_touch(id)) {
-            Some(touch) => changes::write_touch(self, &touch, now),
-            None => Ok(()),
+            Some(touch) => changes::write_touch(self, &touch, now).map(|()| true),
+            None => Ok(false),
         }
+    }
+
+    /// The same for a session that ends, which a touch that cannot be written does not keep from ending.
+    pub(super) fn write_last_use(&mut self, id: SessionId, now: Timestamp) -> rusqlite::Result<bool> {
+        if let Touches::Leave = self.touches {
+            return Ok(false);
+        }
+        let written = self.write_pending_touch(id, now);
+        self.has_failed_touch |= written.is_err();
+        written
     }
 
     /// An id after every one given before.
@@ -276,19 +295,19 @@ impl WriterThread {
         }
     }
 
-    /// Writes due touches with the batch. Uses that cannot be written because of what is in their rows must not keep
+    /// Writes touches that are due, and those of sessions that end, with the batch. Uses that cannot be written because of what is in their rows must not keep
     /// everything else from being written: such a batch is run without them, which can only shorten those sessions.
     fn commit_with_touches(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), Failure> {
-        match self.try_commit(jobs, DueTouches::Write) {
+        match self.try_commit(jobs, Touches::Write) {
             Err(Failure::Touch(error)) if !is_of_the_disk(&error) => {
                 log::error!("uses of sessions cannot be written, and changes go on without them: {error}");
-                self.try_commit(jobs, DueTouches::Leave)
+                self.try_commit(jobs, Touches::Leave)
             }
             result => result,
         }
     }
 
-    fn try_commit(&mut self, jobs: &mut [Box<dyn Job>], touches: DueTouches) -> Result<(), Failure> {
+    fn try_commit(&mut self, jobs: &mut [Box<dyn Job>], touches: Touches) -> Result<(), Failure> {
         let result = self.commit(jobs, touches);
         if result.is_err() {
             self.counts.forget();
@@ -296,7 +315,7 @@ impl WriterThread {
         result
     }
 
-    fn commit(&mut self, jobs: &mut [Box<dyn Job>], touches: DueTouches) -> Result<(), Failure> {
+    fn commit(&mut self, jobs: &mut [Box<dyn Job>], touches: Touches) -> Result<(), Failure> {
         let hooks = self.hooks.get().cloned();
         let now = jobs.iter().map(|job| job.now()).max();
         let mut batch = Batch {
@@ -306,6 +325,8 @@ impl WriterThread {
             ids: &mut self.ids,
             hooks: hooks.as_deref(),
             written: HashMap::new(),
+            touches,
+            has_failed_touch: false,
         };
         let run = |sql: &str| {
             self.connection
@@ -316,14 +337,16 @@ impl WriterThread {
         let open = OpenTransaction(&self.connection);
         let changes_before = self.connection.total_changes();
 
-        if let (Some(hooks), Some(now), DueTouches::Write) = (&hooks, now, touches) {
+        if let (Some(hooks), Some(now), Touches::Write) = (&hooks, now, touches) {
             for touch in hooks.due_touches(now) {
                 changes::write_touch(&mut batch, &touch, now).map_err(Failure::Touch)?;
             }
         }
-        jobs.iter_mut()
-            .try_for_each(|job| job.run(&mut batch))
-            .map_err(Failure::Change)?;
+        let ran = jobs.iter_mut().try_for_each(|job| job.run(&mut batch));
+        ran.map_err(|error| match batch.has_failed_touch {
+            true => Failure::Touch(error),
+            false => Failure::Change(error),
+        })?;
         // A batch that changes nothing, like a sweep with nothing to do, must not cost a write.
         let is_changed = self.connection.total_changes() != changes_before;
         let is_later = |now: &Timestamp| self.high_water.is_none_or(|stored| stored < *now);
@@ -350,9 +373,9 @@ impl WriterThread {
     }
 }
 
-/// Whether a batch begins with the pending touches whose stored deadline has passed.
+/// Whether a batch writes the pending touches whose stored deadline has passed, and those of sessions that end.
 #[derive(Clone, Copy)]
-enum DueTouches {
+enum Touches {
     Write,
     Leave,
 }
@@ -361,7 +384,7 @@ enum DueTouches {
 enum Failure {
     /// One of its changes.
     Change(rusqlite::Error),
-    /// A touch that was due.
+    /// A touch that was due, or of a session that was to end.
     Touch(rusqlite::Error),
     /// The transaction itself: none of its changes in particular.
     Batch(rusqlite::Error),

@@ -2,7 +2,9 @@
 
 use sessiond::data::DataChange;
 use sessiond::session::{EndedBy, Reason, SessionId, Touch};
-use sessiond::store::{Authentication, DataPatch, NewSession, Owner, Scope, SessionPatch, UserPatch};
+use sessiond::store::{
+    Authentication, DataPatch, NewSession, Outcome, Owner, Scope, SessionPatch, UserPatch,
+};
 
 use super::renewals::{renewal, seen, start_renewed, start_seen, token};
 use super::sign_ins::sign_in;
@@ -16,6 +18,8 @@ over_both_stores!(
     answers_that_change_nothing_fence_nothing,
     pending_touch_is_written_before_a_renewal_looks_at_the_row,
     pending_touch_is_written_before_a_sign_in_changes_the_row,
+    pending_touch_is_written_before_its_session_ends,
+    pending_touch_moves_the_deadline_that_an_overdue_session_ends_at,
     creates_and_touches_fence_nothing,
     due_touches_are_written_before_anything_looks_at_deadlines,
     a_change_that_changes_nothing_fences_nothing,
@@ -227,6 +231,101 @@ async fn pending_touch_is_written_before_a_sign_in_changes_the_row(f: Fixture) {
         (stored.ip_address, stored.last_ip_address),
         (Some(home), Some(office))
     );
+}
+
+async fn pending_touch_is_written_before_its_session_ends(f: Fixture) {
+    let recorder = f.record();
+    let store = &*f.store;
+    let [home, thief] = ["192.0.2.1", "192.0.2.2"].map(address);
+    let of_one = async |id, now| {
+        let request = ending(at(now), Reason::LOGOUT, EndedBy::User);
+        let ended = store.end(app(), id, Owner::Anyone, request).await;
+        ended.map(drop)
+    };
+    let of_all = async |scope, now| {
+        let request = ending(at(now), Reason::LOGOUT_ALL, EndedBy::App);
+        store.end_many(app(), scope, request).await.map(drop)
+    };
+    for (case, start) in ["one", "all of a user", "all of an app", "evicted"]
+        .into_iter()
+        .zip([0, 20, 40, 60])
+    {
+        let from_home = NewSession {
+            ip_address: Some(home),
+            ..new_session("ada", at(start))
+        };
+        let id = put(store, from_home).await.id;
+        let pending = Touch {
+            first_address: Some(thief),
+            ..touch(id, at(start + 10))
+        };
+        recorder.set_pending(pending);
+        recorder.take();
+        let known = f.events().len();
+        let now = start + 11;
+        let done = match case {
+            "one" => of_one(id, now).await,
+            "all of a user" => {
+                let scope = Scope::User {
+                    user_id: user("ada"),
+                    except: None,
+                };
+                of_all(scope, now).await
+            }
+            "all of an app" => of_all(Scope::App { limit: 9 }, now).await,
+            _ => {
+                let only = NewSession {
+                    tiers: limit(1),
+                    ..new_session("ada", at(now))
+                };
+                store.create(only).await.map(drop)
+            }
+        };
+        done.expect(case);
+        assert_eq!(recorder.take(), commit(now, &[id], &[id], &[pending]), "{case}");
+        let stored = found(store, id).await;
+        assert_eq!(
+            (stored.last_activity_at, stored.ip_address, stored.last_ip_address),
+            (at(start + 10), Some(home), Some(thief)),
+            "{case}"
+        );
+        assert_eq!(stored.ending.map(|ending| ending.at), Some(at(now)), "{case}");
+        let told = f.events().split_off(known);
+        let told: Vec<_> = told
+            .iter()
+            .filter(|event| event.session_id == Some(id))
+            .map(|event| (event.kind.as_str(), event.ip_address.as_deref()))
+            .collect();
+        let kind = if case == "evicted" {
+            "session.evicted"
+        } else {
+            "session.revoked"
+        };
+        let expected = [("session.activity", Some("192.0.2.2")), (kind, Some("192.0.2.2"))];
+        assert_eq!(told, expected, "{case}");
+    }
+}
+
+async fn pending_touch_moves_the_deadline_that_an_overdue_session_ends_at(f: Fixture) {
+    let recorder = f.record();
+    let store = &*f.store;
+    for revokes in [false, true] {
+        let id = put(store, new_session("ada", at(0))).await.id;
+        recorder.set_pending(touch(id, at(20)));
+        if revokes {
+            let request = ending(at(130), Reason::LOGOUT, EndedBy::User);
+            let ended = store.end(app(), id, Owner::Anyone, request).await;
+            assert!(matches!(ended, Ok(Outcome::AlreadyEnded(_))), "{ended:?}");
+        } else {
+            store.expire(at(130), 10).await.expect("swept");
+        }
+        let stored = found(store, id).await;
+        assert_eq!(
+            (stored.last_activity_at, how(&stored)),
+            (at(20), Some((at(120), "idle_timeout", EndedBy::Timeout))),
+            "revokes {revokes}"
+        );
+    }
 }
 
 async fn creates_and_touches_fence_nothing(f: Fixture) {

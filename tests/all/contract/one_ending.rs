@@ -3,18 +3,21 @@
 //!
 //! A person's sign-out and the destruction of a client's session are endings of one session: [`Way::One`].
 
+use std::sync::Arc;
+
 use rusqlite::Connection;
 use sessiond::error::Error;
-use sessiond::session::{EndedBy, Reason, SessionId};
+use sessiond::session::{EndedBy, Reason, SessionId, Touch};
 use sessiond::store::sqlite::SqliteStore;
 use sessiond::store::{Authentication, ClientId, NewSession, Owner, Scope, SessionStore, UserPatch, Visitor};
 use tempfile::TempDir;
 
+use super::Recorder;
 use super::renewals::{renewal, token};
 use super::sign_ins::sign_in;
 use crate::stores::{
-    EventRow, anonymous_session, app, at, data, database_in, ending, event_rows, found, how, limit,
-    new_session, put, sqlite_in, user,
+    EventRow, address, anonymous_session, app, at, data, database_in, ending, event_rows, found, how, limit,
+    new_session, put, sqlite_in, touch, user,
 };
 
 /// A way to end a session of ada's, or of nobody, that was made at 0 s and is overdue at 100 s.
@@ -251,5 +254,66 @@ async fn each_way_of_ending_is_told_of_once_with_the_same_moment_reason_and_acto
             .collect();
         let expected = (at(secs), Some(reason.to_owned()), Some(by.as_str().to_owned()));
         assert_eq!(told, [expected], "{way:?}");
+    }
+}
+
+#[tokio::test]
+async fn use_that_is_pending_is_written_and_told_of_before_each_way_of_ending() {
+    for way in Way::ALL {
+        let scene = Scene::set(way).await;
+        let recorder = Arc::new(Recorder::default());
+        scene.store.attach(Arc::clone(&recorder) as _);
+        let known = scene.events().len();
+        recorder.set_pending(from_elsewhere(scene.id));
+        scene
+            .end(way)
+            .await
+            .unwrap_or_else(|error| panic!("{way:?}: {error}"));
+
+        let session = found(&scene.store, scene.id).await;
+        assert_eq!(session.last_activity_at, at(3), "{way:?}");
+        assert_eq!(session.last_ip_address, Some(address("192.0.2.2")), "{way:?}");
+        let (secs, reason, by) = way.ending();
+        // The use moved the deadline.
+        let secs = if by == EndedBy::Timeout { secs + 3 } else { secs };
+        assert_eq!(how(&session), Some((at(secs), reason, by)), "{way:?}");
+        let mut told = scene.events().split_off(known);
+        told.retain(|event| event.session_id == Some(scene.id));
+        let told: Vec<_> = told.iter().map(|event| event.kind.as_str()).collect();
+        assert_eq!(told.first(), Some(&"session.activity"), "{way:?}: {told:?}");
+        let moves = told.iter().filter(|kind| **kind == "session.activity");
+        assert_eq!(moves.count(), 1, "{way:?}: {told:?}");
+    }
+}
+
+#[tokio::test]
+async fn use_that_cannot_be_written_keeps_no_session_from_being_ended() {
+    for way in Way::ALL.into_iter().filter(|way| *way != Way::TokenReuse) {
+        let scene = Scene::set(way).await;
+        let recorder = Arc::new(Recorder::default());
+        scene.store.attach(Arc::clone(&recorder) as _);
+        recorder.set_pending(from_elsewhere(scene.id));
+        scene.alter(
+            "CREATE TRIGGER refuse BEFORE INSERT ON events WHEN new.type = 'session.activity'
+             BEGIN SELECT RAISE(ABORT, 'not this one'); END",
+        );
+        scene
+            .end(way)
+            .await
+            .unwrap_or_else(|error| panic!("{way:?}: {error}"));
+
+        let (secs, reason, by) = way.ending();
+        let session = found(&scene.store, scene.id).await;
+        assert_eq!(how(&session), Some((at(secs), reason, by)), "{way:?}");
+        assert_eq!(scene.endings().len(), 1, "{way:?}");
+    }
+}
+
+/// A use from two addresses, the first of which is the session's.
+fn from_elsewhere(id: SessionId) -> Touch {
+    Touch {
+        first_address: Some(address("192.0.2.1")),
+        last_address: Some(address("192.0.2.2")),
+        ..touch(id, at(3))
     }
 }
