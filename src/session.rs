@@ -441,7 +441,7 @@ pub struct Session {
     pub user_agent: Option<String>,
     /// What the user agent says.
     pub device: Option<Device>,
-    /// Where the first address is.
+    /// Where the first address is, or, where none is kept, that of the latest sign-in.
     pub place: Option<Place>,
     /// The first address seen; it never changes.
     pub ip_address: Option<IpAddr>,
@@ -549,12 +549,20 @@ impl Session {
         }
     }
 
-    /// Records a use. Time only moves forward; the first address stays.
-    pub fn record_use(&mut self, at: Timestamp, address: Option<IpAddr>) {
+    /// Records a use. Time only moves forward.
+    pub fn record_use(&mut self, at: Timestamp) {
         self.last_activity_at = self.last_activity_at.max(at);
-        let Some(address) = address else { return };
+    }
+
+    /// Records an address that it was used from, and where that is. The first one stays, and its place.
+    pub fn record_address(&mut self, address: IpAddr, place: Option<&Place>) {
         match self.ip_address {
-            None => self.ip_address = Some(address),
+            None => {
+                self.ip_address = Some(address);
+                if let Some(place) = place {
+                    self.place = Some(place.clone());
+                }
+            }
             Some(_) if self.is_new_address(address) => {
                 // A later return to the first address is news too: it shows as the latest one.
                 self.last_ip_address = Some(address);
@@ -597,17 +605,26 @@ impl Session {
     }
 }
 
+/// An address that a session was used from, as far as it is kept, and where that is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsedFrom {
+    /// The address.
+    pub address: IpAddr,
+    /// Its place; shared, as touches are copied under a lock.
+    pub place: Option<Arc<Place>>,
+}
+
 /// Uses of a session that are not written yet: the latest time, and the addresses that are news.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Touch {
     /// Which session.
     pub id: SessionId,
     /// The latest use.
     pub at: Timestamp,
     /// The first address since the last write that was not the recorded one.
-    pub first_address: Option<IpAddr>,
+    pub first_address: Option<UsedFrom>,
     /// The latest such address, if it is yet another.
-    pub last_address: Option<IpAddr>,
+    pub last_address: Option<UsedFrom>,
     /// That the token of a renewal was presented for the first time.
     pub successor_seen: Option<SuccessorSeen>,
 }
@@ -623,8 +640,8 @@ pub struct SuccessorSeen {
 
 impl Touch {
     /// The addresses in the order in which they were seen.
-    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.first_address.into_iter().chain(self.last_address)
+    fn addresses(&self) -> impl Iterator<Item = &UsedFrom> {
+        self.first_address.iter().chain(&self.last_address)
     }
 
     /// Takes out the addresses of an earlier state of this touch, which was written: told again, they would be news.
@@ -637,40 +654,43 @@ impl Touch {
         if is_earlier_state && !self.is_return() {
             self.first_address = self
                 .last_address
-                .filter(|address| written.last_address != Some(*address));
-            self.last_address = None;
+                .take()
+                .filter(|latest| written.last_address.as_ref() != Some(latest));
         }
     }
 
     /// Whether the latest address is the first one again, after others that are not kept.
     fn is_return(&self) -> bool {
-        self.last_address.is_some() && self.last_address == self.first_address
+        let address = |from: &Option<UsedFrom>| from.as_ref().map(|from| from.address);
+        self.last_address.is_some() && address(&self.last_address) == address(&self.first_address)
     }
 
     /// The session as it is after these uses.
     pub fn apply(&self, session: &mut Session) {
-        self.apply_telling(session, |_| {});
+        self.apply_telling(session, |_, _| {});
     }
 
-    /// The same; `tell` is called with the session after each address that is another than the one before.
-    pub fn apply_telling(&self, session: &mut Session, mut tell: impl FnMut(&Session)) {
-        session.record_use(self.at, None);
+    /// The same; `tell` is called with the session after each address that is another than the one before, and its place.
+    pub fn apply_telling(&self, session: &mut Session, mut tell: impl FnMut(&Session, Option<&Place>)) {
+        session.record_use(self.at);
         if let Some(seen) = self
             .successor_seen
             .filter(|seen| seen.token_hash == session.token_hash)
         {
             session.begin_grace(seen.grace_ends_at);
         }
-        for address in self.addresses() {
-            let is_news = session.ip_address.is_some() && session.is_new_address(address);
-            session.record_use(self.at, Some(address));
+        for UsedFrom { address, place } in self.addresses() {
+            let is_news = session.ip_address.is_some() && session.is_new_address(*address);
+            session.record_address(*address, place.as_deref());
             if is_news {
-                tell(session);
+                tell(session, place.as_deref());
             }
         }
-        if self.is_return() && session.last_ip_address != self.last_address {
-            session.last_ip_address = self.last_address;
-            tell(session);
+        if let Some(UsedFrom { address, place }) = self.last_address.as_ref().filter(|_| self.is_return())
+            && session.last_ip_address != Some(*address)
+        {
+            session.last_ip_address = Some(*address);
+            tell(session, place.as_deref());
         }
     }
 }
@@ -825,13 +845,13 @@ pub(crate) mod tests {
     #[test]
     fn uses_move_the_idle_deadline_but_never_the_absolute_one() {
         let mut session = session(500, 1_000);
-        session.record_use(Timestamp::from_millis(1_400), None);
+        session.record_use(Timestamp::from_millis(1_400));
         assert_eq!(session.expires_at().as_millis(), 1_900);
-        session.record_use(Timestamp::from_millis(1_800), None);
+        session.record_use(Timestamp::from_millis(1_800));
         assert_eq!(session.expires_at().as_millis(), 2_000);
         let ending = session.ending_as_of(Timestamp::from_millis(2_000)).expect("over");
         assert_eq!(ending.reason.as_str(), "absolute_timeout");
-        session.record_use(Timestamp::from_millis(1_100), None);
+        session.record_use(Timestamp::from_millis(1_100));
         assert_eq!(
             session.last_activity_at.as_millis(),
             1_800,
@@ -846,11 +866,11 @@ pub(crate) mod tests {
             "2001:db8::1".parse().expect("valid"),
         );
         let mut session = session(500, 1_000);
-        session.record_use(session.created_at, Some(home));
+        session.record_address(home, None);
         assert_eq!((session.ip_address, session.last_ip_address), (Some(home), None));
-        session.record_use(session.created_at, Some(home));
+        session.record_address(home, None);
         assert_eq!(session.last_ip_address, None);
-        session.record_use(session.created_at, Some(train));
+        session.record_address(train, None);
         assert_eq!(
             (session.ip_address, session.last_ip_address),
             (Some(home), Some(train))

@@ -277,11 +277,13 @@ impl Authentication {
             session.user_agent = Some(user_agent.clone());
             session.device.clone_from(device);
         }
-        // Of the first address, or, where none is kept, of the latest sign-in that tells one.
-        if session.ip_address.is_none() && self.place.is_some() {
+        session.record_use(self.now);
+        if let Some(address) = self.ip_address {
+            session.record_address(address, self.place.as_ref());
+        } else if session.ip_address.is_none() && self.place.is_some() {
+            // Where no address is kept, the place is that of the latest sign-in that tells one.
             session.place.clone_from(&self.place);
         }
-        session.record_use(self.now, self.ip_address);
         session.signed_in_at = self.now;
         session.authenticated_at = Some(self.authenticated_at);
         session.idle_timeout_millis = self.timeouts.idle_millis;

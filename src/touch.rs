@@ -8,13 +8,12 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Timestamp;
-use crate::session::{Session, SessionId, SuccessorSeen, Touch};
+use crate::session::{Session, SessionId, SuccessorSeen, Touch, UsedFrom};
 
-/// Most sessions with pending touches: more than a server answers checks in a second, at about 200 bytes each.
+/// Most sessions with pending touches: more than a server answers checks in a second, at about 250 bytes each.
 pub const PENDING_MAX: usize = 200_000;
 
 /// Pending touches by session.
@@ -42,7 +41,7 @@ struct Pending {
 
 impl PendingTouches {
     /// Notes a use of the session whose row, as last read, is `row`; `false` if there was no room.
-    pub fn note(&self, row: &Session, at: Timestamp, new_address: Option<IpAddr>) -> bool {
+    pub fn note(&self, row: &Session, at: Timestamp, new_address: Option<UsedFrom>) -> bool {
         self.note_in(row, |touch| {
             touch.at = touch.at.max(at);
             if touch.first_address.is_none() {
@@ -101,7 +100,8 @@ impl PendingTouches {
 
     /// The pending touch of a session.
     pub fn get(&self, id: SessionId) -> Option<Touch> {
-        self.lock().by_session.get(&id).map(|pending| pending.touch)
+        let inner = self.lock();
+        inner.by_session.get(&id).map(|pending| pending.touch.clone())
     }
 
     /// All of them, by session id.
@@ -168,7 +168,7 @@ impl Inner {
 
 /// In key order neighbouring rows share pages, and what is told of them comes in one order whoever writes.
 fn in_order<'p>(pending: impl Iterator<Item = &'p Pending>) -> Vec<Touch> {
-    let mut touches: Vec<Touch> = pending.map(|pending| pending.touch).collect();
+    let mut touches: Vec<Touch> = pending.map(|pending| pending.touch.clone()).collect();
     touches.sort_unstable_by_key(|touch| touch.id);
     touches
 }

@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::session::{
     AppName, Ending, Grace, Nonce, Replaced, SecretHash, Session, SessionId, SuccessorSeen, Token, Touch,
-    WhichToken,
+    UsedFrom, WhichToken,
 };
 use crate::store::{REPORT_INTERVAL_MILLIS, Renewal, Renewed};
 
@@ -276,17 +276,26 @@ impl SessionManager {
         if new_address.is_none() && now.millis_since(entry.last_activity_at()) < interval {
             return entry;
         }
-        if !self.held.touches.note(row, now, new_address) {
+        let new_address = new_address.map(|kept| UsedFrom {
+            address: kept,
+            // Of the whole address, as at a creation: microseconds, for one that is another than the latest.
+            place: self.locate(address).map(Arc::new),
+        });
+        if !self.held.touches.note(row, now, new_address.clone()) {
             self.held.metrics.touches_dropped.inc();
             return entry;
         }
         entry.record_use(now);
-        let Some(address) = new_address else { return entry };
-        self.held
-            .cache
-            .change(row.id, |session| session.record_use(now, Some(address)));
+        let Some(UsedFrom { address, place }) = new_address else {
+            return entry;
+        };
+        let record = |session: &mut Session| {
+            session.record_use(now);
+            session.record_address(address, place.as_deref());
+        };
+        self.held.cache.change(row.id, record);
         let mut session = entry.to_session();
-        session.record_use(now, Some(address));
+        record(&mut session);
         Arc::new(CachedSession::new(session))
     }
 

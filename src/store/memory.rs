@@ -923,7 +923,7 @@ impl State {
         if committed.touched.contains(&touch) {
             return;
         }
-        committed.touched.push(touch);
+        committed.touched.push(touch.clone());
         let Some(session) = self
             .sessions
             .get_mut(&touch.id)
@@ -932,7 +932,7 @@ impl State {
             return;
         };
         let mut news = Vec::new();
-        touch.apply_telling(session, |session| {
+        touch.apply_telling(session, |session, _| {
             news.push(Event::about(session, EventKind::SessionActivity, touch.at));
         });
         news.into_iter()

@@ -302,7 +302,8 @@ async fn change_replaces_a_copy_but_makes_none() {
     before.record_use(at(7));
     for id in [cached, unknown] {
         cache.change(id, |session| {
-            session.record_use(at(5), Some(address("192.0.2.1")));
+            session.record_use(at(5));
+            session.record_address(address("192.0.2.1"), None);
         });
     }
     let after = cache.get(cached).expect("a copy");

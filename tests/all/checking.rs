@@ -1177,6 +1177,82 @@ async fn first_address_stays_and_another_becomes_the_last_one() {
 }
 
 #[tokio::test]
+async fn first_address_that_comes_with_a_use_brings_its_place() {
+    let server = recording_server().await;
+    for way in ["check", "touch", "client's"] {
+        let id = match way {
+            "client's" => {
+                let made = server
+                    .request(Method::PUT, "/v1/client-sessions/7")
+                    .key(&server.key);
+                let made = made.json(json!({})).send().await;
+                made.json["id"].as_str().expect("an id").to_owned()
+            }
+            _ => server.create(json!({ "user_id": "ada" })).await.id,
+        };
+        assert_eq!(look(&server, &id).await["location"], Value::Null, "{way}");
+        for (address, last) in [
+            ("194.25.2.129", Value::Null),
+            ("81.2.69.142", json!("81.2.69.142")),
+        ] {
+            let from = json!({ "ip_address": address });
+            let used = match way {
+                "client's" => server.request(Method::PUT, "/v1/client-sessions/7").json(from),
+                _ => server.post(&format!("/v1/sessions/{id}/touch"), from),
+            };
+            let used = used.key(&server.key).send().await;
+            assert_eq!(
+                (&used.json["location"], &used.json["last_ip_address"]),
+                (&json!("DE"), &last),
+                "{way}: {}",
+                used.text
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn place_of_an_address_that_a_check_brought_is_there_wherever_the_session_is_shown() {
+    let server = recording_server().await;
+    let ada = server.create(json!({ "user_id": "ada" })).await;
+    // In the cache without an address.
+    assert_eq!(server.check(&ada.token).await.status, 200);
+    let shown = async |server: &TestServer, when: &str| {
+        let list = server.get("/v1/users/ada/sessions").key(&server.key).send().await;
+        let check = server.check(&ada.token).await;
+        for (place, session) in [
+            ("by its id", &look(server, &ada.id).await),
+            ("in the list", &list.json["sessions"][0]),
+            ("at a check", &check.json),
+        ] {
+            assert_eq!(
+                (&session["ip_address"], &session["location"]),
+                (&json!("194.25.2.129"), &json!("DE")),
+                "{when}, {place}: {session}"
+            );
+        }
+    };
+    let from = json!({ "token": ada.token, "ip_address": "194.25.2.129" });
+    let reply = check_for_caller(&server, from).await;
+    assert_eq!(reply.json["session"]["location"], "DE", "{}", reply.text);
+    shown(&server, "before it is written").await;
+    server.tick().await;
+    shown(&server, "once it is written").await;
+    let server = server.stop().await.restart().await;
+    shown(&server, "after a restart").await;
+
+    let again = json!({ "user_id": "ada", "ip_address": "81.2.69.142" });
+    let signed_in = server.post(&format!("/v1/sessions/{}/authenticate", ada.id), again);
+    let signed_in = signed_in.key(&server.key).send().await;
+    let session = &signed_in.json["session"];
+    assert_eq!(
+        session["location"], "DE",
+        "a sign-in from elsewhere: {}",
+        signed_in.text
+    );
+}
+
+#[tokio::test]
 async fn another_address_is_told_as_activity() {
     let server = TestServer::start().await;
     let ada = server

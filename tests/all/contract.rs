@@ -199,8 +199,8 @@ impl Recorder {
 
 impl Hooks for Recorder {
     fn pending_touch(&self, id: SessionId) -> Option<Touch> {
-        let pending = *self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        pending.filter(|touch| touch.id == id)
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.clone().filter(|touch| touch.id == id)
     }
 
     fn due_touches(&self, now: Timestamp) -> Vec<Touch> {

@@ -247,6 +247,19 @@ async fn place_is_that_of_the_whole_address_whatever_is_kept_of_it() {
 }
 
 #[tokio::test]
+async fn place_of_an_address_that_comes_with_a_use_is_that_of_the_whole_one() {
+    let server = server_with(IpPrivacy::Truncate).await;
+    for (address, kept) in [V4, V6] {
+        let session = server.create(json!({ "user_id": "ada" })).await;
+        let used = touch(&server, &session.id, address).await;
+        assert_eq!(
+            (&used["ip_address"], &used["location"]),
+            (&json!(kept), &json!("DE"))
+        );
+    }
+}
+
+#[tokio::test]
 async fn where_the_network_is_kept_only_a_move_to_another_one_is_told() {
     let server = server_with(IpPrivacy::Truncate).await;
     let session = server

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::stores::{
     Checked, Hold, Managed, address, app, at, check, database_in, ended, event_rows, how, is_pending, logout,
-    new_session, put, soon, user,
+    new_session, put, soon, used_from, user,
 };
 
 pub fn rename(name: &str) -> SessionPatch {
@@ -634,13 +634,13 @@ async fn address_used_while_its_touch_is_written_is_told_once() {
 async fn touch_that_is_written_twice_takes_nothing_from_a_later_one() {
     let session = put(&MemoryStore::new(), new_session("ada", at(0))).await;
     let touches = PendingTouches::default();
-    touches.note(&session, at(1), Some(address("192.0.2.1")));
+    touches.note(&session, at(1), Some(used_from(address("192.0.2.1"))));
     let queued = touches.all();
     touches.written(&queued); // as due, by a batch before the flush
-    touches.note(&session, at(1), Some(address("192.0.2.2")));
+    touches.note(&session, at(1), Some(used_from(address("192.0.2.2"))));
     touches.written(&queued); // by the flush
     let pending = touches.get(session.id).expect("the later one");
-    assert_eq!(pending.first_address, Some(address("192.0.2.2")));
+    assert_eq!(pending.first_address, Some(used_from(address("192.0.2.2"))));
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use sessiond::manager::{CheckAnswer, Demands, Refusal, SessionManager, SignIn, S
 use sessiond::metrics::Metrics;
 use sessiond::session::{
     AppName, EndedBy, KeyId, OnLimit, Reason, Secret, SecretHash, ServerKey, Session, SessionId, Timeouts,
-    Token, Touch,
+    Token, Touch, UsedFrom,
 };
 use sessiond::store::sqlite::{SqliteOptions, SqliteStore};
 use sessiond::store::{
@@ -133,6 +133,11 @@ pub fn touch(id: SessionId, at: Timestamp) -> Touch {
         last_address: None,
         successor_seen: None,
     }
+}
+
+/// An address of no known place.
+pub fn used_from(address: std::net::IpAddr) -> UsedFrom {
+    UsedFrom { address, place: None }
 }
 
 /// How a session ended, short: when, why and by whom.

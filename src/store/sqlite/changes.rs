@@ -245,7 +245,7 @@ pub(super) fn write_touch(batch: &mut Batch<'_>, touch: &Touch, now: Timestamp) 
     if !batch.is_to_be_written(touch) {
         return Ok(());
     }
-    batch.committed.touched.push(*touch);
+    batch.committed.touched.push(touch.clone());
     if let Some(seen) = touch.successor_seen {
         renewals::write_grace(batch, touch.id, &seen)?;
     }
@@ -270,15 +270,17 @@ fn write_touch_with_addresses(batch: &mut Batch<'_>, touch: &Touch, now: Timesta
         return Ok(());
     }
     let mut news = Vec::new();
-    touch.apply_telling(&mut session, |session| {
+    touch.apply_telling(&mut session, |session, _| {
         news.push(Event::about(session, EventKind::SessionActivity, touch.at));
     });
     news.into_iter()
         .try_for_each(|event| write_event(batch, event, now))?;
+    let place = session.place.as_ref();
     batch
         .connection
         .prepare_cached(
-            "UPDATE sessions SET last_activity_at = ?2, expires_at = ?3, ip_address = ?4, last_ip_address = ?5
+            "UPDATE sessions SET last_activity_at = ?2, expires_at = ?3, ip_address = ?4, last_ip_address = ?5,
+                 city = ?6, country = ?7
              WHERE id = ?1 AND ended_at IS NULL",
         )?
         .execute(params![
@@ -287,6 +289,8 @@ fn write_touch_with_addresses(batch: &mut Batch<'_>, touch: &Touch, now: Timesta
             session.expires_at(),
             text(session.ip_address.as_ref()),
             text(session.last_ip_address.as_ref()),
+            place.and_then(|place| place.city.as_ref()),
+            place.map(|place| &place.country),
         ])
         .map(drop)
 }

@@ -77,7 +77,7 @@ impl Batch<'_> {
     pub(super) fn is_to_be_written(&mut self, touch: &Touch) -> bool {
         match self.written.entry(touch.id) {
             Entry::Vacant(entry) => {
-                entry.insert(*touch);
+                entry.insert(touch.clone());
                 true
             }
             Entry::Occupied(entry) if touch.first_address.is_none() => entry.get() != touch,
@@ -85,7 +85,7 @@ impl Batch<'_> {
                 let written = entry.get();
                 let is_later = written.first_address == touch.first_address && written.at >= touch.at;
                 if !is_later {
-                    entry.insert(*touch);
+                    entry.insert(touch.clone());
                 }
                 !is_later
             }

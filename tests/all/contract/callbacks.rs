@@ -9,7 +9,7 @@ use sessiond::store::{
 use super::renewals::{renewal, seen, start_renewed, start_seen, token};
 use super::sign_ins::sign_in;
 use super::{Fixture, Step, over_both_stores};
-use crate::stores::{address, app, at, ending, found, how, limit, new_session, put, touch, user};
+use crate::stores::{address, app, at, ending, found, how, limit, new_session, put, touch, used_from, user};
 
 over_both_stores!(
     every_change_runs_due_fence_release_announce,
@@ -199,7 +199,7 @@ async fn pending_touch_is_written_before_a_renewal_looks_at_the_row(f: Fixture) 
     let store = &*f.store;
     let id = start_renewed(store).await;
     let pending = seen(id, 1, 10);
-    recorder.set_pending(pending);
+    recorder.set_pending(pending.clone());
     recorder.take();
     store.renew(renewal(id, 0, 2, 40)).await.expect("an answer");
     assert_eq!(
@@ -215,10 +215,10 @@ async fn pending_touch_is_written_before_a_sign_in_changes_the_row(f: Fixture) {
     let id = start_renewed(store).await;
     let [home, office] = ["192.0.2.1", "192.0.2.2"].map(address);
     let pending = Touch {
-        first_address: Some(home),
+        first_address: Some(used_from(home)),
         ..touch(id, at(10))
     };
-    recorder.set_pending(pending);
+    recorder.set_pending(pending.clone());
     recorder.take();
     let from_office = Authentication {
         ip_address: Some(office),
@@ -256,10 +256,10 @@ async fn pending_touch_is_written_before_its_session_ends(f: Fixture) {
         };
         let id = put(store, from_home).await.id;
         let pending = Touch {
-            first_address: Some(thief),
+            first_address: Some(used_from(thief)),
             ..touch(id, at(start + 10))
         };
-        recorder.set_pending(pending);
+        recorder.set_pending(pending.clone());
         recorder.take();
         let known = f.events().len();
         let now = start + 11;
@@ -333,7 +333,10 @@ async fn creates_and_touches_fence_nothing(f: Fixture) {
     let ada = put(&*f.store, new_session("ada", at(1))).await;
     assert_eq!(recorder.take(), commit(1, &[], &[], &[]), "a create");
     let used = touch(ada.id, at(2));
-    f.store.write_touches(vec![used], at(2)).await.expect("written");
+    f.store
+        .write_touches(vec![used.clone()], at(2))
+        .await
+        .expect("written");
     assert_eq!(recorder.take(), commit(2, &[], &[], &[used]), "a touch");
 }
 
@@ -341,7 +344,7 @@ async fn due_touches_are_written_before_anything_looks_at_deadlines(f: Fixture) 
     let recorder = f.record();
     let ada = put(&*f.store, new_session("ada", at(0))).await;
     let used = touch(ada.id, at(90));
-    recorder.set_due(&[used]);
+    recorder.set_due(std::slice::from_ref(&used));
     recorder.take();
 
     assert_eq!(

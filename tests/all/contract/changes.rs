@@ -1,6 +1,10 @@
 //! Creates, updates, touches, users and keys: what each changes, and what it leaves alone.
 
-use sessiond::session::{Auth, Device, DeviceType, EndedBy, KeyId, Place, Reason, Secret, SessionId, Touch};
+use std::sync::Arc;
+
+use sessiond::session::{
+    Auth, Device, DeviceType, EndedBy, KeyId, Place, Reason, Secret, SessionId, Touch, UsedFrom,
+};
 use sessiond::store::{
     Creation, KeyRecord, NewSession, Outcome, Owner, Refused, Scope, SessionPatch, SessionStore, UserPatch,
 };
@@ -9,7 +13,7 @@ use sessiond::user::UserSettings;
 use super::{Fixture, over_both_stores};
 use crate::stores::{
     EventRow, address, anonymous_session, app, app_named, at, ending, found, how, limit, new_session, put,
-    touch, user,
+    touch, used_from, user,
 };
 
 over_both_stores!(
@@ -25,6 +29,7 @@ over_both_stores!(
     touch_moves_the_deadline_forward_only,
     touch_neither_revives_nor_inserts,
     touch_with_addresses_keeps_the_first_and_tells_of_news,
+    place_of_the_first_address_comes_with_a_touch,
     user_settings_are_merged,
     blocking_ends_all_and_tells_once,
     event_rows_are_as_documented,
@@ -357,8 +362,8 @@ async fn touch_neither_revives_nor_inserts(f: Fixture) {
     let before = f.events().len();
     let unknown = SessionId::from_bytes([9; 16]);
     let from_afar = |id| Touch {
-        first_address: Some(address("192.0.2.1")),
-        last_address: Some(address("192.0.2.2")),
+        first_address: Some(used_from(address("192.0.2.1"))),
+        last_address: Some(used_from(address("192.0.2.2"))),
         ..touch(id, at(20))
     };
     let late = vec![
@@ -385,9 +390,9 @@ async fn touch_with_addresses_keeps_the_first_and_tells_of_news(f: Fixture) {
     let store = &*f.store;
     let ada = put(store, new_session("ada", at(0))).await.id;
     let [home, train, office] = ["192.0.2.1", "2001:db8::1", "192.0.2.3"].map(address);
-    let from = |first, last, secs| Touch {
-        first_address: Some(first),
-        last_address: last,
+    let from = |first, last: Option<_>, secs| Touch {
+        first_address: Some(used_from(first)),
+        last_address: last.map(used_from),
         ..touch(ada, at(secs))
     };
     let cases = [
@@ -410,13 +415,13 @@ async fn touch_with_addresses_keeps_the_first_and_tells_of_news(f: Fixture) {
 
     let bob = put(store, new_session("bob", at(0))).await.id;
     let there_and_back = Touch {
-        first_address: Some(home),
-        last_address: Some(home),
+        first_address: Some(used_from(home)),
+        last_address: Some(used_from(home)),
         ..touch(bob, at(6))
     };
     for writes in 1..=2 {
         store
-            .write_touches(vec![there_and_back], at(9))
+            .write_touches(vec![there_and_back.clone()], at(9))
             .await
             .expect("written");
         let stored = found(store, bob).await;
@@ -430,6 +435,47 @@ async fn touch_with_addresses_keeps_the_first_and_tells_of_news(f: Fixture) {
             "written {writes} times"
         );
     }
+}
+
+async fn place_of_the_first_address_comes_with_a_touch(f: Fixture) {
+    let store = &*f.store;
+    let [home, train] = ["192.0.2.1", "2001:db8::1"].map(address);
+    let [bern, paris] = [(Some("Bern"), "CH"), (None, "FR")].map(|(city, country)| Place {
+        city: city.map(str::to_owned),
+        country: country.to_owned(),
+    });
+    let from = |address, place: &Place| UsedFrom {
+        address,
+        place: Some(Arc::new(place.clone())),
+    };
+    let use_from = async |id, first, last, secs| {
+        let touch = Touch {
+            first_address: Some(first),
+            last_address: last,
+            ..touch(id, at(secs))
+        };
+        store.write_touches(vec![touch], at(secs)).await.expect("written");
+        found(store, id).await.place
+    };
+    let ada = put(store, new_session("ada", at(0))).await.id;
+    let place = use_from(ada, from(home, &bern), Some(from(train, &paris)), 1).await;
+    assert_eq!(place, Some(bern.clone()));
+    let place = use_from(ada, from(home, &paris), None, 2).await;
+    assert_eq!(place, Some(bern.clone()), "it stays");
+
+    let bob = put(store, new_session("bob", at(0))).await.id;
+    assert_eq!(use_from(bob, used_from(home), None, 1).await, None);
+    let place = use_from(bob, from(train, &paris), None, 2).await;
+    assert_eq!(place, None, "not that of a later address");
+
+    let from_home = NewSession {
+        ip_address: Some(home),
+        place: Some(bern.clone()),
+        ..new_session("cyd", at(0))
+    };
+    let cyd = put(store, from_home).await.id;
+    let place = use_from(cyd, from(train, &paris), None, 1).await;
+    assert_eq!(place, Some(bern));
 }
 
 async fn user_settings_are_merged(f: Fixture) {
@@ -519,7 +565,7 @@ async fn event_rows_are_as_documented(f: Fixture) {
         ids.push(put(store, new).await.id);
     }
     let from_train = Touch {
-        first_address: Some(address("2001:db8::1")),
+        first_address: Some(used_from(address("2001:db8::1"))),
         ..touch(ids[1], at(3))
     };
     store

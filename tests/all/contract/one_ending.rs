@@ -17,7 +17,7 @@ use super::renewals::{renewal, token};
 use super::sign_ins::sign_in;
 use crate::stores::{
     EventRow, address, anonymous_session, app, at, data, database_in, ending, event_rows, found, how, limit,
-    new_session, put, sqlite_in, touch, user,
+    new_session, put, sqlite_in, touch, used_from, user,
 };
 
 /// A way to end a session of ada's, or of nobody, that was made at 0 s and is overdue at 100 s.
@@ -312,8 +312,8 @@ async fn use_that_cannot_be_written_keeps_no_session_from_being_ended() {
 /// A use from two addresses, the first of which is the session's.
 fn from_elsewhere(id: SessionId) -> Touch {
     Touch {
-        first_address: Some(address("192.0.2.1")),
-        last_address: Some(address("192.0.2.2")),
+        first_address: Some(used_from(address("192.0.2.1"))),
+        last_address: Some(used_from(address("192.0.2.2"))),
         ..touch(id, at(3))
     }
 }

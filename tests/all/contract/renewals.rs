@@ -7,7 +7,7 @@ use sessiond::session::{
 use sessiond::store::{NewSession, Owner, Renewal, Renewed, SessionStore};
 
 use super::{Fixture, each, in_full, over_both_stores};
-use crate::stores::{address, app, app_named, at, ending, found, how, new_session, put, touch};
+use crate::stores::{address, app, app_named, at, ending, found, how, new_session, put, touch, used_from};
 
 over_both_stores!(
     renewal_replaces_the_token_and_is_no_use,
@@ -92,7 +92,8 @@ pub(super) fn seen(id: SessionId, n: u8, secs: i64) -> Touch {
 }
 
 async fn write(store: &dyn SessionStore, touch: Touch) {
-    store.write_touches(vec![touch], touch.at).await.expect("written");
+    let now = touch.at;
+    store.write_touches(vec![touch], now).await.expect("written");
 }
 
 async fn renew(store: &dyn SessionStore, renewal: Renewal) -> Renewed {
@@ -206,7 +207,7 @@ async fn seen_successor_begins_the_grace_once(f: Fixture) {
     write(store, seen(id, 1, 10)).await;
     assert_eq!(grace(store, id).await, until(40, 1));
     let from_afar = Touch {
-        first_address: Some(address("192.0.2.1")),
+        first_address: Some(used_from(address("192.0.2.1"))),
         ..seen(id, 1, 12)
     };
     write(store, seen(id, 1, 11)).await;
@@ -226,7 +227,7 @@ async fn seen_token_of_another_renewal_begins_no_grace(f: Fixture) {
     let id = start_renewed(store).await;
     for other in [0, 2] {
         let from_afar = Touch {
-            first_address: Some(address("192.0.2.1")),
+            first_address: Some(used_from(address("192.0.2.1"))),
             ..seen(id, other, 11)
         };
         for touch in [seen(id, other, 10), from_afar] {

@@ -21,7 +21,7 @@ use super::{Recorder, Step, in_full};
 use crate::harness::{eventually, open_database};
 use crate::stores::{
     Hold, Probe, ProbedStore, address, anonymous_session, app, at, data, database_in, ending, event_rows,
-    found, how, is_pending, new_session, put, soon, sqlite_in, touch,
+    found, how, is_pending, new_session, put, soon, sqlite_in, touch, used_from,
 };
 
 /// A probed store with hooks that write down.
@@ -260,7 +260,7 @@ async fn touch_of_a_row_that_cannot_be_read_keeps_no_change_from_being_written()
         .execute("UPDATE sessions SET app = '!'", [])
         .expect("a broken row");
     let touch = Touch {
-        first_address: Some(address("192.0.2.1")),
+        first_address: Some(used_from(address("192.0.2.1"))),
         ..touch(ada.id, at(1))
     };
     probed.recorder.set_due(&[touch]);
