@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::clock::Timestamp;
-use crate::session::{AppName, Deadline, EndedBy, Reason, Session, SessionId};
+use crate::session::{AppName, Deadline, EndedBy, Place, Reason, Session, SessionId};
 use crate::user::UserId;
 
 /// What kind of thing happened. Kinds are added, never renamed: consumers match on [`EventKind::as_str`].
@@ -179,9 +179,21 @@ impl Event {
             location: session
                 .place
                 .as_ref()
-                .filter(|_| session.last_ip_address.is_none())
+                .filter(|_| {
+                    session
+                        .last_ip_address
+                        .is_none_or(|last| Some(last) == session.ip_address)
+                })
                 .map(|place| place.info().to_string()),
             data: None,
+        }
+    }
+
+    /// The event of a use from another address, which is the session's latest one now, and where that is.
+    pub fn of_activity(session: &Session, place: Option<&Place>, occurred_at: Timestamp) -> Self {
+        Self {
+            location: place.map(|place| place.info().to_string()),
+            ..Self::about(session, EventKind::SessionActivity, occurred_at)
         }
     }
 

@@ -932,8 +932,8 @@ impl State {
             return;
         };
         let mut news = Vec::new();
-        touch.apply_telling(session, |session, _| {
-            news.push(Event::about(session, EventKind::SessionActivity, touch.at));
+        touch.apply_telling(session, |session, place| {
+            news.push(Event::of_activity(session, place, touch.at));
         });
         news.into_iter()
             .for_each(|event| self.record(event, now, committed));

@@ -1253,6 +1253,43 @@ async fn place_of_an_address_that_a_check_brought_is_there_wherever_the_session_
 }
 
 #[tokio::test]
+async fn events_tell_the_place_of_the_address_that_they_tell() {
+    let server = TestServer::start().await;
+    let ada = server
+        .create(json!({ "user_id": "ada", "ip_address": "194.25.2.129" }))
+        .await;
+    for address in ["212.58.244.22", "194.25.2.129"] {
+        check_for_caller(&server, json!({ "token": ada.token, "ip_address": address })).await;
+    }
+    let renewed = server.post("/v1/session/renew", json!({})).bearer(&ada.token);
+    assert_eq!(renewed.send().await.status, 200);
+    check_for_caller(&server, json!({ "token": ada.token, "ip_address": "10.0.0.7" })).await;
+    let ended = server
+        .delete(&format!("/v1/sessions/{}", ada.id))
+        .key(&server.key);
+    assert_eq!(ended.send().await.status, 204);
+
+    let told = rows(
+        &server,
+        "SELECT type, ip_address, location FROM events ORDER BY id",
+    );
+    let told: Vec<_> = told
+        .iter()
+        .map(|event| ["type", "ip_address", "location"].map(|field| event[field].as_str()))
+        .collect();
+    let expected = [
+        ["session.created", "194.25.2.129", "DE"],
+        ["session.activity", "212.58.244.22", "GB"],
+        ["session.activity", "194.25.2.129", "DE"],
+        ["session.renewed", "194.25.2.129", "DE"],
+        ["session.activity", "10.0.0.7", ""],
+        ["session.revoked", "10.0.0.7", ""],
+    ];
+    let expected = expected.map(|event| event.map(|field| (!field.is_empty()).then_some(field)));
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
 async fn another_address_is_told_as_activity() {
     let server = TestServer::start().await;
     let ada = server

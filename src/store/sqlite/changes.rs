@@ -270,8 +270,8 @@ fn write_touch_with_addresses(batch: &mut Batch<'_>, touch: &Touch, now: Timesta
         return Ok(());
     }
     let mut news = Vec::new();
-    touch.apply_telling(&mut session, |session, _| {
-        news.push(Event::about(session, EventKind::SessionActivity, touch.at));
+    touch.apply_telling(&mut session, |session, place| {
+        news.push(Event::of_activity(session, place, touch.at));
     });
     news.into_iter()
         .try_for_each(|event| write_event(batch, event, now))?;

@@ -565,7 +565,13 @@ async fn event_rows_are_as_documented(f: Fixture) {
         ids.push(put(store, new).await.id);
     }
     let from_train = Touch {
-        first_address: Some(used_from(address("2001:db8::1"))),
+        first_address: Some(UsedFrom {
+            address: address("2001:db8::1"),
+            place: Some(Arc::new(Place {
+                city: Some("Bern".to_owned()),
+                country: "CH".to_owned(),
+            })),
+        }),
         ..touch(ids[1], at(3))
     };
     store
@@ -606,7 +612,7 @@ async fn event_rows_are_as_documented(f: Fixture) {
     };
     let from_train = |row: EventRow| EventRow {
         ip_address: Some("2001:db8::1".to_owned()),
-        // The place that is known is another address's.
+        // The place that is kept is another address's.
         location: None,
         ..row
     };
@@ -630,7 +636,10 @@ async fn event_rows_are_as_documented(f: Fixture) {
             "limit",
         ),
         about("session.created", 2, 2),
-        from_train(about("session.activity", 3, 1)),
+        EventRow {
+            location: Some("Bern, CH".to_owned()),
+            ..from_train(about("session.activity", 3, 1))
+        },
         because(
             from_train(about("session.revoked", 5, 1)),
             Some("logout_all"),
