@@ -124,13 +124,14 @@ impl PendingTouches {
         in_order(inner.by_session.values().filter(is_due))
     }
 
-    /// These have been committed: of each only what was added since is still pending.
+    /// These have been committed, in this order: of each only what was added since is still pending.
     pub fn written(&self, touches: &[Touch]) {
         if touches.is_empty() {
             return;
         }
         let mut inner = self.lock();
-        for touch in touches {
+        // The latest state of a touch first: what is left after that is no state of an earlier one.
+        for touch in touches.iter().rev() {
             let Entry::Occupied(mut entry) = inner.by_session.entry(touch.id) else {
                 continue;
             };

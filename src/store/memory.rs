@@ -923,7 +923,12 @@ impl State {
         if committed.touched.contains(&touch) {
             return;
         }
-        committed.touched.push(touch.clone());
+        let mut news = touch.clone();
+        if let Some(written) = committed.touched.iter().rfind(|written| written.id == touch.id) {
+            news.take_out(written);
+        }
+        committed.touched.push(touch);
+        let touch = news;
         let Some(session) = self
             .sessions
             .get_mut(&touch.id)

@@ -644,6 +644,20 @@ async fn touch_that_is_written_twice_takes_nothing_from_a_later_one() {
 }
 
 #[tokio::test]
+async fn touch_that_is_written_in_two_states_leaves_nothing() {
+    let session = put(&MemoryStore::new(), new_session("ada", at(0))).await;
+    let touches = PendingTouches::default();
+    let mut states = Vec::new();
+    for number in 1..=3 {
+        let from = used_from(address(&format!("192.0.2.{number}")));
+        touches.note(&session, at(1), Some(from));
+        states.extend(touches.all());
+    }
+    touches.written(&states[1..]);
+    assert_eq!(touches.get(session.id), None);
+}
+
+#[tokio::test]
 async fn evicted_copy_keeps_the_latest_use() {
     let m = with_tiny_cache().await;
     let ada = m.sign_in("ada").await;

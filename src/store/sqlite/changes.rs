@@ -242,10 +242,11 @@ pub(super) fn update(
 /// Writes uses that were answered before, so that they count although the deadline may have passed since; never for
 /// an ended session.
 pub(super) fn write_touch(batch: &mut Batch<'_>, touch: &Touch, now: Timestamp) -> rusqlite::Result<()> {
-    if !batch.is_to_be_written(touch) {
+    let Some(news) = batch.take_news(touch) else {
         return Ok(());
-    }
+    };
     batch.committed.touched.push(touch.clone());
+    let touch = &news;
     if let Some(seen) = touch.successor_seen {
         renewals::write_grace(batch, touch.id, &seen)?;
     }

@@ -73,23 +73,30 @@ pub(super) struct Batch<'c> {
 }
 
 impl Batch<'_> {
-    /// Whether a touch, or a later state of it, is yet to be written by this batch.
-    pub(super) fn is_to_be_written(&mut self, touch: &Touch) -> bool {
+    /// What this batch has not written of a touch, which is now taken for written; `None` if that is nothing.
+    pub(super) fn take_news(&mut self, touch: &Touch) -> Option<Touch> {
+        let mut news = touch.clone();
         match self.written.entry(touch.id) {
             Entry::Vacant(entry) => {
                 entry.insert(touch.clone());
-                true
             }
-            Entry::Occupied(entry) if touch.first_address.is_none() => entry.get() != touch,
+            Entry::Occupied(entry) if entry.get() == touch => return None,
+            // It is no reason to forget which addresses were news.
+            Entry::Occupied(_) if touch.first_address.is_none() => {}
             Entry::Occupied(mut entry) => {
                 let written = entry.get();
-                let is_later = written.first_address == touch.first_address && written.at >= touch.at;
-                if !is_later {
-                    entry.insert(touch.clone());
+                let is_earlier = touch.at < written.at
+                    || touch.at == written.at
+                        && touch.last_address.is_none()
+                        && touch.successor_seen == written.successor_seen;
+                if written.first_address == touch.first_address && is_earlier {
+                    return None;
                 }
-                !is_later
+                news.take_out(written);
+                entry.insert(touch.clone());
             }
         }
+        Some(news)
     }
 
     /// Writes the pending touch of a session, so that its row is as it was used until now; answers whether there was one.

@@ -20,6 +20,7 @@ over_both_stores!(
     pending_touch_is_written_before_a_sign_in_changes_the_row,
     pending_touch_is_written_before_its_session_ends,
     pending_touch_moves_the_deadline_that_an_overdue_session_ends_at,
+    what_a_touch_gained_since_the_batch_wrote_it_is_written_before_a_change,
     creates_and_touches_fence_nothing,
     due_touches_are_written_before_anything_looks_at_deadlines,
     a_change_that_changes_nothing_fences_nothing,
@@ -324,6 +325,60 @@ async fn pending_touch_moves_the_deadline_that_an_overdue_session_ends_at(f: Fix
             (stored.last_activity_at, how(&stored)),
             (at(20), Some((at(120), "idle_timeout", EndedBy::Timeout))),
             "revokes {revokes}"
+        );
+    }
+}
+
+async fn what_a_touch_gained_since_the_batch_wrote_it_is_written_before_a_change(f: Fixture) {
+    let store = &*f.store;
+    let recorder = f.record();
+    let [home, train, office, afar] = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"].map(address);
+    for ends in [false, true] {
+        let from_home = NewSession {
+            ip_address: Some(home),
+            ..new_session("ada", at(0))
+        };
+        let id = put(store, from_home).await.id;
+        let before = Touch {
+            first_address: Some(used_from(train)),
+            ..touch(id, at(10))
+        };
+        // Within the same millisecond.
+        let since = Touch {
+            last_address: Some(used_from(office)),
+            ..before.clone()
+        };
+        recorder.set_due(std::slice::from_ref(&before));
+        recorder.set_pending(since.clone());
+        recorder.take();
+        let known = f.events().len();
+        if ends {
+            let request = ending(at(11), Reason::LOGOUT, EndedBy::User);
+            store.end(app(), id, Owner::Anyone, request).await.expect("ended");
+        } else {
+            let from_afar = Authentication {
+                ip_address: Some(afar),
+                ..sign_in(id, "ada", 11)
+            };
+            store.authenticate(from_afar).await.expect("signed in");
+        }
+        recorder.set_due(&[]);
+        let ended = ends.then_some(id);
+        let both = [before, since];
+        assert_eq!(
+            recorder.take(),
+            commit(11, &[id], ended.as_slice(), &both),
+            "ends {ends}"
+        );
+        let told = f.events().split_off(known);
+        let moves = told.iter().filter(|event| event.kind == "session.activity");
+        let moves: Vec<_> = moves.map(|event| event.ip_address.as_deref()).collect();
+        assert_eq!(moves, [Some("192.0.2.2"), Some("192.0.2.3")], "ends {ends}");
+        let latest = if ends { office } else { afar };
+        assert_eq!(
+            found(store, id).await.last_ip_address,
+            Some(latest),
+            "ends {ends}"
         );
     }
 }
