@@ -7,12 +7,14 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::BackupConfig;
@@ -63,28 +65,40 @@ impl Backups {
     }
 
     /// Makes those that are due until `stop` changes or its sender is gone; one that is under way is abandoned then.
+    ///
+    /// They are made by a thread of their own, always the same one: what a backup frees the allocator keeps for the threads that
+    /// share its arena, so that on threads of a pool each would have some MB of its own in time.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
-        let backups = Arc::new(self);
+        let abandoned = Arc::clone(&self.abandoned);
+        let (stopping, stopped) = mpsc::channel();
+        let (ended, end) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new()
+            .name("sessiond-backup".into())
+            .spawn(move || {
+                self.make_until(&stopped);
+                drop(ended);
+            });
+        if let Err(error) = thread {
+            log::error!("no backups are made, as the system gives no thread: {error}");
+            return;
+        }
+        // Either way it is to stop.
+        let _ = stop.changed().await;
+        abandoned.store(true, Ordering::Relaxed);
+        drop::<mpsc::Sender<()>>(stopping);
+        // Nothing is sent: that it ends is what tells.
+        let _ = end.await;
+    }
+
+    fn make_until(&self, stopped: &mpsc::Receiver<()>) {
         loop {
-            let due = Arc::clone(&backups);
-            let mut looked = tokio::task::spawn_blocking(move || due.make_due());
-            let (result, is_stopped) = tokio::select! {
-                result = &mut looked => (result, false),
-                _ = stop.changed() => {
-                    backups.abandoned.store(true, Ordering::Relaxed);
-                    (looked.await, true)
-                }
-            };
-            if result.is_err() {
+            // What one leaves when it panics is what a kill leaves: the next one clears it away.
+            if catch_unwind(AssertUnwindSafe(|| self.make_due())).is_err() {
                 log::error!("the making of backups failed in a way it should not, and is tried again later");
-                backups.try_later();
+                self.try_later();
             }
-            if is_stopped {
+            if stopped.recv_timeout(LOOK_INTERVAL) != Err(RecvTimeoutError::Timeout) {
                 return;
-            }
-            tokio::select! {
-                _ = stop.changed() => return,
-                () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
         }
     }

@@ -701,6 +701,11 @@ pub struct KeyRecord {
     pub revoked_at: Option<Timestamp>,
 }
 
+/// Events that go for each session whose retention is over. Each makes two at least, its beginning and its end, and more where it is
+/// used from elsewhere, renewed or on a new device: a purge that took one for one would fall behind those who sign in, and the
+/// database would grow for as long as they do.
+pub const EVENTS_PER_SESSION: usize = 4;
+
 /// A place to keep sessions in. See the module's text for what all methods promise.
 pub trait SessionStore: Send + Sync {
     /// Sets what is called back around commits; before the first change, once.
@@ -778,9 +783,9 @@ pub trait SessionStore: Send + Sync {
     /// per sign-in. Answers how many sessions were looked at; one that was used since is looked at in vain.
     fn tell_expiring(&self, now: Timestamp, limit: usize) -> Answer<usize>;
 
-    /// Deletes up to `limit` sessions that ended before `before`; once there are fewer, as many events that were recorded
-    /// before it, so that no ending goes before its session; and as many calls that can no longer be repeated. Answers how
-    /// many rows went. Deliveries of webhooks go by their age.
+    /// Deletes up to `limit` sessions that ended before `before`; once there are fewer, [`EVENTS_PER_SESSION`] times as many events
+    /// that were recorded before it, so that no ending goes before its session; as many deliveries of webhooks, by their age; and
+    /// `limit` calls that can no longer be repeated. Answers how many rows went.
     fn purge(&self, before: Timestamp, limit: usize, now: Timestamp) -> Answer<usize>;
 
     /// Keeps an API key.

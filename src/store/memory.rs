@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{
     Answer, AppList, AppPage, Authenticated, Authentication, BulkEnding, Committed, Creation,
-    DEVICES_PER_USER_MAX, DataOutcome, DataPatch, EndRequest, Erased, EventBounds, EventList, EventPage,
-    EventsFrom, Hooks, IDEMPOTENCY_MILLIS, Idempotency, KeyRecord, KnownDevice, LOOKS_PER_EXPIRY, NewSession,
-    OVERDUE_PER_CREATION, Outcome, Owner, REFUSED_LIST_LEN_MAX, REPORT_INTERVAL_MILLIS, Refused, Renewal,
-    Renewed, Scope, SessionPatch, SessionStore, StatusFilter, UserList, UserPage, UserPatch, UserRecord,
-    VISITORS_MILLIS, cut_page,
+    DEVICES_PER_USER_MAX, DataOutcome, DataPatch, EVENTS_PER_SESSION, EndRequest, Erased, EventBounds,
+    EventList, EventPage, EventsFrom, Hooks, IDEMPOTENCY_MILLIS, Idempotency, KeyRecord, KnownDevice,
+    LOOKS_PER_EXPIRY, NewSession, OVERDUE_PER_CREATION, Outcome, Owner, REFUSED_LIST_LEN_MAX,
+    REPORT_INTERVAL_MILLIS, Refused, Renewal, Renewed, Scope, SessionPatch, SessionStore, StatusFilter,
+    UserList, UserPage, UserPatch, UserRecord, VISITORS_MILLIS, cut_page,
 };
 use crate::clock::Timestamp;
 use crate::data::Data;
@@ -1156,7 +1156,11 @@ impl SessionStore for MemoryStore {
                 state.sessions.remove(&session.id);
                 state.visitors.remove(&session.id);
             }
-            let events_max = if old.len() < limit { limit } else { 0 };
+            let events_max = if old.len() < limit {
+                limit.saturating_mul(EVENTS_PER_SESSION)
+            } else {
+                0
+            };
             let events = state
                 .events
                 .iter()

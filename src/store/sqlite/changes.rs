@@ -13,8 +13,8 @@ use crate::clock::Timestamp;
 use crate::event::{Event, EventKind, RecordedEvent};
 use crate::session::{AppName, EndedBy, Ending, KeyId, Reason, Session, SessionId, TooLong, Touch};
 use crate::store::{
-    BulkEnding, EndRequest, IDEMPOTENCY_MILLIS, KeyRecord, LOOKS_PER_EXPIRY, Outcome, Owner, Scope,
-    SessionPatch, UserPatch, UserRecord,
+    BulkEnding, EVENTS_PER_SESSION, EndRequest, IDEMPOTENCY_MILLIS, KeyRecord, LOOKS_PER_EXPIRY, Outcome,
+    Owner, Scope, SessionPatch, UserPatch, UserRecord,
 };
 use crate::user::{UserId, UserSettings};
 
@@ -396,7 +396,11 @@ pub(super) fn purge(
         .execute(params![before, limit])?;
     // From the oldest on, up to the first young one: whoever follows the numbers must be able to tell that some are gone. Once
     // no old session is left: no ending goes before the session that it is of.
-    let events_max = if sessions < limit { limit } else { 0 };
+    let events_max = if sessions < limit {
+        limit.saturating_mul(EVENTS_PER_SESSION)
+    } else {
+        0
+    };
     let events = batch
         .connection
         .prepare_cached(
@@ -413,7 +417,7 @@ pub(super) fn purge(
                   ORDER BY created_at LIMIT ?2)",
         )?
         .execute(params![now.plus_millis(-IDEMPOTENCY_MILLIS), limit])?;
-    let deliveries = webhooks::purge(batch, before, limit, now)?;
+    let deliveries = webhooks::purge(batch, before, events_max, now)?;
     Ok(sessions + events + calls + deliveries)
 }
 
