@@ -4,17 +4,17 @@
 //! the first of them is answered; answers without a body it would put one behind the other for as long as nobody reads them; and
 //! whether an answer has a body it would go by the request that it read last, not by the one that is answered. So no byte of a
 //! request is passed on before the answer to the one before it has gone out. What a client has sent ahead stays in the system's
-//! buffers but for [`AHEAD_LEN`] bytes, which bounds what a connection takes, and slows down who sends too much.
+//! buffers but for `AHEAD_LEN` bytes, which bounds what a connection takes, and slows down who sends too much.
 //!
 //! For that nothing is parsed here. Every head ends with an empty line, and so does a body in chunks: what is passed on at
 //! once ends at the first one at the latest, and is all that actix gets before it has looked at it. If that was the end of a head, its
-//! request is being answered by then, and says how its body ends ([`Body`]). If it was none, more is passed on. So what stands between is
+//! request is being answered by then, and says how its body ends (`Body`). If it was none, more is passed on. So what stands between is
 //! actix's to judge, and a wrong guess here would delay bytes, and not give them another meaning.
 //!
 //! **Nobody is waited for without end.** actix bounds the first head of a connection, and could bound the pause before each further
 //! one. But a head that has begun ends the pause, and if it is not the first, nothing bounds it: whoever has asked for `/healthz` and
 //! then sends a byte keeps the connection for ever, and with some thousands of those everybody else out. So each connection is looked
-//! at every [`LOOK_EVERY`], and closed if the same thing is waited for since too many looks. Counting looks rather than time costs a
+//! at every `LOOK_EVERY`, and closed if the same thing is waited for since too many looks. Counting looks rather than time costs a
 //! request nothing but setting a number.
 //!
 //! While a request is answered nothing is waited for: what a handler reads, does and streams has bounds of its own.
