@@ -92,6 +92,7 @@ BEYOND_SCHEMA = [
     # What goes with what.
     ("authenticated_at", "needs a user"),
     ("tier", "is stored for a user"),
+    ("end_ids", "are a user's"),
     ("body", "must be an object"),
     ("reason", "is not a person's to give"),
     ("anonymous", "cannot be combined with user_id"),
