@@ -2,8 +2,8 @@
 //!
 //! The folder is the only memory: when the next is due follows from the names in it, so that a restart neither skips nor repeats
 //! one. Names go by the wall clock, and retries by how long the server has run: the time that sessions go by may stand still
-//! for as long as a wall clock was wrong, and a backup is wanted meanwhile. Only names of this database with a time that has come are looked at, and only those are ever removed; everything else
-//! in the folder is somebody else's. A failure is told and counted, removes nothing, and is tried again later.
+//! for as long as a wall clock was wrong, and a backup is wanted meanwhile. Only names of this database with a time that has
+//! come are looked at, and only those are ever removed; everything else in the folder is somebody else's. A failure is told and counted, removes nothing, and is tried again later.
 
 use std::ffi::OsStr;
 use std::io;
@@ -70,7 +70,7 @@ impl Backups {
     /// share its arena, so that on threads of a pool each would have some MB of its own in time.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let abandoned = Arc::clone(&self.abandoned);
-        let (stopping, stopped) = mpsc::channel();
+        let (stopping, stopped) = mpsc::channel::<()>();
         let (ended, end) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new()
             .name("sessiond-backup".into())
@@ -85,7 +85,7 @@ impl Backups {
         // Either way it is to stop.
         let _ = stop.changed().await;
         abandoned.store(true, Ordering::Relaxed);
-        drop::<mpsc::Sender<()>>(stopping);
+        drop(stopping);
         // Nothing is sent: that it ends is what tells.
         let _ = end.await;
     }

@@ -415,6 +415,15 @@ pub fn open_database(path: &Path) -> rusqlite::Connection {
         .expect("the database")
 }
 
+/// The same, with a snapshot that it holds as long as it lives, as a program does that replicates the database.
+pub fn hold_snapshot(path: &Path) -> rusqlite::Connection {
+    let reader = open_database(path);
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM sessions")
+        .expect("a snapshot");
+    reader
+}
+
 /// Every event so far: type and session id, in order.
 pub fn events(path: &Path) -> Vec<(String, Option<String>)> {
     let database = open_database(path);

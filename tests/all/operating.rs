@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use serde_json::json;
 use tempfile::{TempDir, tempdir};
 
-use crate::harness::{PATIENCE, eventually, make_first_version, open_database};
+use crate::harness::{PATIENCE, eventually, hold_snapshot, make_first_version, open_database};
 use crate::process::{Process, Served, create_key, names_in, run, sessiond};
 
 fn a_directory() -> TempDir {
@@ -305,11 +305,7 @@ async fn server_that_stops_beside_a_reader_says_that_the_log_belongs_to_the_data
     let dir = a_directory();
     let key = create_key(dir.path());
     let server = Served::serve(dir.path());
-    // As a program does that replicates the database.
-    let reader = open_database(&dir.path().join("s.db"));
-    reader
-        .execute_batch("BEGIN; SELECT count(*) FROM sessions")
-        .expect("a snapshot");
+    let reader = hold_snapshot(&dir.path().join("s.db"));
     let (id, _) = server.create(&key, json!({ "user_id": "ada" })).await;
     let stopped = server.stop();
     for words in [

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sessiond::address::IpPrivacy;
 use tempfile::tempdir;
 
-use crate::harness::{FIREFOX_ON_LINUX, TestServer, events, open_database};
+use crate::harness::{FIREFOX_ON_LINUX, TestServer, events, hold_snapshot};
 use crate::process::{Finished, Served, create_key, names_in, run, sessiond, text};
 use crate::support::{add_app, count, rows};
 
@@ -447,10 +447,7 @@ async fn start_takes_erased_users_out_of_the_log_that_a_reader_kept_from_being_w
     let dir = tempdir().expect("a directory");
     let key = create_key(dir.path());
     let server = Served::serve(dir.path());
-    let reader = open_database(&dir.path().join("s.db"));
-    reader
-        .execute_batch("BEGIN; SELECT count(*) FROM sessions")
-        .expect("a snapshot");
+    let reader = hold_snapshot(&dir.path().join("s.db"));
     fill(&server, &key, ADA, 2).await;
     on(dir.path(), &["users", "erase", ADA]).failed(0, &["2 session(s)"]);
     server.stop();

@@ -302,8 +302,8 @@ impl WriterThread {
         }
     }
 
-    /// Writes touches that are due, and those of sessions that end, with the batch. Uses that cannot be written because of what is in their rows must not keep
-    /// everything else from being written: such a batch is run without them, which can only shorten those sessions.
+    /// Writes touches that are due, and those of sessions that end, with the batch. Uses that cannot be written because of what is
+    /// in their rows must not keep everything else from being written: such a batch is run without them, which can only shorten those sessions.
     fn commit_with_touches(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), Failure> {
         match self.try_commit(jobs, Touches::Write) {
             Err(Failure::Touch(error)) if !is_of_the_disk(&error) => {

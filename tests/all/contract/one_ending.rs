@@ -116,6 +116,11 @@ impl Scene {
         }
     }
 
+    async fn must_end(&self, way: Way) {
+        let ended = self.end(way).await;
+        ended.unwrap_or_else(|error| panic!("{way:?}: {error}"));
+    }
+
     /// Ends the session.
     async fn end(&self, way: Way) -> Result<(), Error> {
         let store = &self.store;
@@ -238,10 +243,7 @@ async fn each_way_of_ending_is_told_of_once_with_the_same_moment_reason_and_acto
     for way in Way::ALL {
         let scene = Scene::set(way).await;
         for _ in 0..2 {
-            scene
-                .end(way)
-                .await
-                .unwrap_or_else(|error| panic!("{way:?}: {error}"));
+            scene.must_end(way).await;
         }
         let (secs, reason, by) = way.ending();
         let session = found(&scene.store, scene.id).await;
@@ -265,10 +267,7 @@ async fn use_that_is_pending_is_written_and_told_of_before_each_way_of_ending() 
         scene.store.attach(Arc::clone(&recorder) as _);
         let known = scene.events().len();
         recorder.set_pending(from_elsewhere(scene.id));
-        scene
-            .end(way)
-            .await
-            .unwrap_or_else(|error| panic!("{way:?}: {error}"));
+        scene.must_end(way).await;
 
         let session = found(&scene.store, scene.id).await;
         assert_eq!(session.last_activity_at, at(3), "{way:?}");
@@ -297,10 +296,7 @@ async fn use_that_cannot_be_written_keeps_no_session_from_being_ended() {
             "CREATE TRIGGER refuse BEFORE INSERT ON events WHEN new.type = 'session.activity'
              BEGIN SELECT RAISE(ABORT, 'not this one'); END",
         );
-        scene
-            .end(way)
-            .await
-            .unwrap_or_else(|error| panic!("{way:?}: {error}"));
+        scene.must_end(way).await;
 
         let (secs, reason, by) = way.ending();
         let session = found(&scene.store, scene.id).await;
