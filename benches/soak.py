@@ -50,13 +50,16 @@ SETTINGS = {
 
 @dataclass
 class Sample:
-    """What one round showed, and how large everything was after it."""
+    """What one round showed, what the machine took from it, and how large everything was after it."""
 
     secs: float
     check_p50_ms: float
     check_p99_ms: float
     creation_p99_ms: float
     ending_p99_ms: float
+    late_p99_ms: float
+    cpu_share: float
+    stolen_ms: float
     resident: int
     anonymous: int
     database: int
@@ -165,8 +168,11 @@ def soak(servers: Servers, folder: Path, paced: Path, load_core: int, secs: int)
     samples: list[Sample] = []
     ticks, began = server.cpu_ticks(), time.monotonic()
     while time.monotonic() - began < secs:
+        server_ticks, stolen_ticks, round_began = server.cpu_ticks(), machine.stolen_ticks(servers.core), time.monotonic()
         rounds = load.run_paced(paced, server.port, streams, ROUND_SECS, load_core)
-        samples.append(sample(server, database, time.monotonic() - began, rounds))
+        cpu_share = (server.cpu_ticks() - server_ticks) / machine.TICKS_PER_SEC / (time.monotonic() - round_began)
+        stolen_ms = 1000 * (machine.stolen_ticks(servers.core) - stolen_ticks) / machine.TICKS_PER_SEC
+        samples.append(sample(server, database, time.monotonic() - began, rounds, cpu_share, stolen_ms))
         if len(samples) % 4 == 0:
             one = samples[-1]
             tell(f"{one.secs:.0f} s: p99 {one.check_p99_ms:.1f} ms, {one.resident / MB:.1f} MB, database {one.database / MB:.0f} MB")
@@ -273,7 +279,9 @@ def saturating(server: Server, requests: Requests, load_core: int) -> float:
     return median(rates)
 
 
-def sample(server: Server, database: Path, secs: float, rounds: list[load.PacedRound]) -> Sample:
+def sample(
+    server: Server, database: Path, secs: float, rounds: list[load.PacedRound], cpu_share: float, stolen_ms: float
+) -> Sample:
     of_checks, of_creations, of_endings = rounds
     wal = database.with_name(f"{database.name}-wal")
     return Sample(
@@ -282,6 +290,9 @@ def sample(server: Server, database: Path, secs: float, rounds: list[load.PacedR
         check_p99_ms=of_checks.p99_ms,
         creation_p99_ms=of_creations.p99_ms,
         ending_p99_ms=of_endings.p99_ms,
+        late_p99_ms=of_checks.late_p99_ms,
+        cpu_share=cpu_share,
+        stolen_ms=stolen_ms,
         **machine.memory(server.processes[0].pid),
         database=database.stat().st_size,
         wal=wal.stat().st_size if wal.exists() else 0,

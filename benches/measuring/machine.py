@@ -42,12 +42,22 @@ def cpu_ticks(pid: int) -> int:
 
 def busy_ticks(core: int) -> int:
     """How long a core was not idle so far, for whomever, also for other machines on the same hardware."""
+    user, nice, system, _idle, _waiting, irq, softirq, steal = core_ticks(core)
+    return user + nice + system + irq + softirq + steal
+
+
+def stolen_ticks(core: int) -> int:
+    """How long a core had work so far, and the hardware was given to other machines."""
+    return core_ticks(core)[7]
+
+
+def core_ticks(core: int) -> list[int]:
+    """The first eight of the kernel's counters of a core: user, nice, system, idle, iowait, irq, softirq, steal."""
     for line in Path("/proc/stat").read_text().splitlines():
         name, *fields = line.split()
         if name == f"cpu{core}":
-            user, nice, system, _idle, _waiting, irq, softirq, steal = map(int, fields[:8])
-            return user + nice + system + irq + softirq + steal
-    return 0
+            return [int(field) for field in fields[:8]]
+    return [0] * 8
 
 
 def memory(pid: int) -> dict[str, int]:
