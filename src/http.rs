@@ -41,7 +41,7 @@ use actix_web::guard::{Any, Get, Head};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, Resource, Route, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, Resource, Route, web};
 use ipnet::IpNet;
 use serde::Serialize;
 
@@ -372,7 +372,10 @@ pub async fn edge(
             let answer = session::head_own_session(request.request().clone(), state.clone()).await;
             answered(request, answer)
         }
-        _ => next.call(request).await?.map_into_boxed_body(),
+        _ => {
+            request.request().extensions_mut().insert(id.clone());
+            next.call(request).await?.map_into_boxed_body()
+        }
     };
     if let Some(error) = response.response().error() {
         let status = response.status();
@@ -484,7 +487,8 @@ fn operation(request: &HttpRequest) -> String {
     }
 }
 
-/// The caller's id for the request if it is a sane one, else a new one.
+/// The caller's id for the request if it is a sane one, else a new one. A handler finds it among the request's extensions.
+#[derive(Clone)]
 struct RequestId(HeaderValue);
 
 impl RequestId {

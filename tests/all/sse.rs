@@ -156,6 +156,8 @@ impl EventStream {
         assert_eq!(end.event(), "end", "{end:?}");
         let data = end.json();
         assert_eq!(data["code"], code, "{data}");
+        let id = header(&self.response, "x-request-id");
+        assert_eq!(data["request_id"].as_str(), id, "{data}");
         assert_eq!(self.next().await, None);
         data
     }

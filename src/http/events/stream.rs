@@ -11,15 +11,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix_web::http::{ConnectionType, Version};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use futures_util::stream;
 use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::event::{EventId, RecordedEvent};
-use crate::http::State;
 use crate::http::auth::{self, StateData};
 use crate::http::problem::Problem;
+use crate::http::{RequestId, State};
 use crate::manager::{Refusal, Standing};
 use crate::observer::{EventFilter, FollowError, Follower, SessionWatch};
 use crate::session::{ApiKey, AppName, SecretHash, SessionId};
@@ -48,7 +48,10 @@ pub(super) enum StreamStart {
     Unknown,
 }
 
-pub(super) fn answer(request: &HttpRequest, stream: LiveStream) -> HttpResponse {
+pub(super) fn answer(request: &HttpRequest, mut stream: LiveStream) -> HttpResponse {
+    if let Some(id) = request.extensions().get::<RequestId>() {
+        id.as_str().clone_into(&mut stream.request_id);
+    }
     let frames = stream::unfold(stream, |mut stream| async move {
         let frame = stream.next_frame().await?;
         Some((Ok::<_, Infallible>(web::Bytes::from(frame)), stream))
@@ -139,6 +142,8 @@ pub(super) struct LiveStream {
     /// What was read and is told once it is known that it may be.
     unjudged: Vec<RecordedEvent>,
     stage: Stage,
+    /// Of the request that it answers.
+    request_id: String,
     _slot: Slot,
 }
 
@@ -191,6 +196,7 @@ impl LiveStream {
             look_at: Instant::now(),
             unjudged: Vec::new(),
             stage: Stage::Live,
+            request_id: String::new(),
             _slot: slot,
         })
     }
@@ -254,7 +260,10 @@ impl LiveStream {
                     }
                 }
                 Stage::Last(problem) => {
-                    return Some(format!("event: end\ndata: {}\n\n", problem.to_json("")));
+                    return Some(format!(
+                        "event: end\ndata: {}\n\n",
+                        problem.to_json(&self.request_id)
+                    ));
                 }
                 Stage::Done => return None,
             }
