@@ -58,7 +58,14 @@ pub fn values<'h>(headers: &'h HeaderMap, name: &'h str) -> impl Iterator<Item =
         .get_all(COOKIE)
         // One cookie that is not text must not hide the others of its header.
         .flat_map(|header| header.as_bytes().split(|byte| *byte == b';'))
-        .filter_map(|pair| std::str::from_utf8(pair).ok()?.trim().split_once('='))
+        // What browsers take away (RFC 6265bis §5.6), and no more: to them another space is part of a name, which a sibling
+        // host may then set although with the space taken away it begins with __Host-.
+        .filter_map(|pair| {
+            std::str::from_utf8(pair)
+                .ok()?
+                .trim_matches([' ', '\t'])
+                .split_once('=')
+        })
         .filter(move |(known, _)| *known == name)
         .map(|(_, value)| value)
 }
@@ -85,6 +92,24 @@ mod tests {
             values(&headers, "__Host-session").collect::<Vec<_>>(),
             ["one", "three"]
         );
+    }
+
+    #[test]
+    fn a_name_with_another_space_before_it_is_another_name() {
+        let mut headers = HeaderMap::new();
+        for space in "\u{b}\u{c}\u{85}\u{a0}\u{1680}\u{2000}\u{2028}\u{3000}\u{feff}".chars() {
+            let text = format!("a=b; {space}__Host-session=theirs;{space} __Host-session=theirs");
+            // Header values have no control characters.
+            if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
+                headers.append(COOKIE, value);
+            }
+        }
+        assert_eq!(headers.get_all(COOKIE).count(), 7);
+        headers.append(
+            COOKIE,
+            HeaderValue::from_static("a=b; \t__Host-session=ours \t; c=d"),
+        );
+        assert_eq!(values(&headers, "__Host-session").collect::<Vec<_>>(), ["ours"]);
     }
 
     #[test]
