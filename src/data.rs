@@ -199,12 +199,13 @@ fn merge(there: &mut Value, patch: &Value) {
         return;
     };
     let object = object_in(there);
-    for (key, value) in members {
-        if value.is_null() {
-            object.shift_remove(key);
-        } else {
-            merge(object.entry(key.as_str()).or_insert(Value::Null), value);
-        }
+    let is_removed = |key: &String| members.get(key).is_some_and(Value::is_null);
+    // All at once: taking one out of the middle moves all that come after it.
+    if members.values().any(Value::is_null) {
+        object.retain(|key, _| !is_removed(key));
+    }
+    for (key, value) in members.iter().filter(|(_, value)| !value.is_null()) {
+        merge(object.entry(key.as_str()).or_insert(Value::Null), value);
     }
 }
 
@@ -284,6 +285,15 @@ mod tests {
         assert_eq!(
             after(before, "z", DataChange::Put(json!(9))),
             r#"{"z":9,"a":{"y":1,"b":2,"x":3},"m":3}"#
+        );
+        let patch = json!({"new": 1, "z": null, "a": {"b": null, "x": 4, "absent": null}, "also": null});
+        assert_eq!(
+            after(
+                json!({"at": {"z": 1, "a": {"y": 1, "b": 2, "x": 3}, "m": 3, "n": 4}}),
+                "at",
+                DataChange::Merge(patch)
+            ),
+            r#"{"at":{"a":{"y":1,"x":4},"m":3,"n":4,"new":1}}"#
         );
     }
 
