@@ -78,6 +78,8 @@ codes! {
 
 /// When a reader who has too many streams tries again: as soon as one that is gone has been noticed.
 const STREAMS_RETRY_SECS: u64 = 30;
+/// Mistakes that an answer names; it counts the others.
+const FIELD_ERRORS_MAX: usize = 16;
 
 /// A refusal on its way out.
 #[derive(Debug, Clone)]
@@ -165,9 +167,14 @@ impl Problem {
     }
 
     /// Wrong fields.
-    pub fn invalid(errors: Vec<FieldError>) -> Self {
+    pub fn invalid(mut errors: Vec<FieldError>) -> Self {
+        let more = match errors.len().saturating_sub(FIELD_ERRORS_MAX) {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        errors.truncate(FIELD_ERRORS_MAX);
         let names: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
-        let detail = format!("Not valid: {}.", names.join(", "));
+        let detail = format!("Not valid: {}{more}.", names.join(", "));
         Self::new(Code::ValidationFailed, detail).with(|more| more.errors = errors)
     }
 

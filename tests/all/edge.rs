@@ -54,6 +54,30 @@ async fn other_request_ids_are_replaced_by_fresh_ones() {
 }
 
 #[tokio::test]
+async fn answer_to_any_number_of_mistakes_names_a_few() {
+    let server = TestServer::start().await;
+    for (count, named, ending) in [
+        (16, 16, ", p15."),
+        (17, 16, ", p15, and 1 more."),
+        (9_000, 16, " and 8984 more."),
+    ] {
+        let names: Vec<String> = (0..count).map(|number| format!("p{number}")).collect();
+        let reply = server
+            .get(&format!("/v1/session?{}", names.join("&")))
+            .send()
+            .await;
+        reply.assert_problem(422, "validation_failed");
+        assert_eq!(reply.wrong_fields().len(), named, "{count}");
+        let detail = reply.json["detail"].as_str().expect("a detail");
+        assert!(
+            detail.starts_with("Not valid: p0, p1, ") && detail.ends_with(ending),
+            "{detail}"
+        );
+        assert!(reply.text.len() < 2_000, "{}", reply.text);
+    }
+}
+
+#[tokio::test]
 async fn every_answer_carries_request_id_and_security_headers() {
     let server = TestServer::start().await;
     let ada = server.sign_in("ada").await;
