@@ -201,27 +201,57 @@ fn answer(data: serde_json::Value, data_version: u64) -> HttpResponse {
 
 /// The versions that `If-Match` (RFC 9110 §13.1.1) names; `None` if any will do. A weak one matches nothing.
 fn if_match(request: &HttpRequest) -> Result<Option<Vec<u64>>, Problem> {
+    let wrong = || Problem::invalid_field("If-Match", "must be * or ETags of the data, such as \"3\"");
     let mut versions = Vec::new();
-    let mut is_given = false;
+    let (mut is_given, mut names_some) = (false, false);
     for value in request.headers().get_all(header::IF_MATCH) {
         is_given = true;
-        for tag in value.to_str().unwrap_or("?").split(',').map(str::trim) {
-            if tag == "*" {
-                return Ok(None);
+        let mut rest = value.to_str().map_err(|_| wrong())?;
+        loop {
+            // Elements without anything in them do not count (section 5.6.1.2).
+            rest = rest.trim_start_matches([' ', '\t', ',']);
+            if rest.is_empty() {
+                break;
             }
-            let strong = tag.strip_prefix("W/").unwrap_or(tag);
-            let inner = strong.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-            let Some(inner) = inner.filter(|_| versions.len() < IF_MATCH_VERSIONS_MAX) else {
-                let rule = "must be * or ETags of the data, such as \"3\"";
-                return Err(Problem::invalid_field("If-Match", rule));
-            };
-            // Compared as text: "03" is no ETag that was ever given.
-            let version = inner
-                .parse::<u64>()
-                .ok()
-                .filter(|version| version.to_string() == inner);
-            versions.extend(version.filter(|_| strong == tag));
+            let (tag, after) = first_of_list(rest).ok_or_else(wrong)?;
+            rest = after;
+            names_some = true;
+            match tag {
+                ListedTag::Any => return Ok(None),
+                ListedTag::Weak => {}
+                ListedTag::Strong(_) if versions.len() == IF_MATCH_VERSIONS_MAX => return Err(wrong()),
+                ListedTag::Strong(text) => {
+                    // Compared as text: "03" is no ETag that was ever given.
+                    let version = text.parse::<u64>().ok();
+                    versions.extend(version.filter(|version| version.to_string() == text));
+                }
+            }
         }
     }
-    Ok(is_given.then_some(versions))
+    match (is_given, names_some) {
+        (false, _) => Ok(None),
+        (true, false) => Err(wrong()),
+        (true, true) => Ok(Some(versions)),
+    }
+}
+
+/// What a list of ETags can have in it.
+enum ListedTag<'h> {
+    Any,
+    Weak,
+    Strong(&'h str),
+}
+
+/// The first of a list of ETags (RFC 9110 §8.8.3), which can have commas in them, and what comes after it.
+fn first_of_list(list: &str) -> Option<(ListedTag<'_>, &str)> {
+    let (tag, after) = if let Some(after) = list.strip_prefix('*') {
+        (ListedTag::Any, after)
+    } else if let Some(quoted) = list.strip_prefix("W/\"") {
+        (ListedTag::Weak, quoted.split_once('"')?.1)
+    } else {
+        let (text, after) = list.strip_prefix('"')?.split_once('"')?;
+        (ListedTag::Strong(text), after)
+    };
+    let after = after.trim_start_matches([' ', '\t']);
+    (after.is_empty() || after.starts_with(',')).then_some((tag, after))
 }
