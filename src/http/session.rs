@@ -172,7 +172,8 @@ pub async fn renew_token(request: HttpRequest, state: StateData) -> Result<HttpR
 
 /// Signs out: ends the session of the token, and clears the cookie if it came by one.
 ///
-/// Missing, unknown and ended tokens are fine too, unless unknown ones come too often. If the ending cannot be made durable it is 503, and the cookie stays.
+/// Missing, unknown and ended tokens are fine too, unless unknown ones come too often. One that was replaced by a renewal, and
+/// is past its grace, ends the session like a renewal of it (`token_reuse`). If the ending cannot be made durable it is 503, and the cookie stays.
 #[utoipa::path(
     delete, path = "/v1/session", tag = "token", security((), ("session_token" = []), ("session_cookie" = [])),
     params(AppParams),
@@ -204,12 +205,20 @@ pub async fn sign_out(request: HttpRequest, state: StateData) -> Result<HttpResp
             .check(&app, token, Use::Look, &Demands::default())
             .await?;
         is_known |= !matches!(answer, CheckAnswer::Refused(Refusal::InvalidToken));
-        if let CheckAnswer::Active(entry) = answer {
-            let revocation = Revocation::new(Reason::LOGOUT, EndedBy::User);
-            state
-                .manager
-                .revoke(&app, entry.row().id, Owner::Anyone, revocation)
-                .await?;
+        match answer {
+            CheckAnswer::Active(entry) => {
+                let revocation = Revocation::new(Reason::LOGOUT, EndedBy::User);
+                state
+                    .manager
+                    .revoke(&app, entry.row().id, Owner::Anyone, revocation)
+                    .await?;
+            }
+            // Somebody renewed it and went on with its successor. To sign out with it is to use it again after its grace, as
+            // to renew it is, and that ends the session by the app's rule for it.
+            CheckAnswer::Refused(Refusal::TokenReplaced) => {
+                drop(state.manager.renew(&app, token, None).await?)
+            }
+            CheckAnswer::Refused(_) => {}
         }
     }
     if !is_known {

@@ -651,6 +651,53 @@ async fn sign_out_by_a_token_in_its_grace_ends_the_session() {
 }
 
 #[tokio::test]
+async fn sign_out_by_a_token_after_its_grace_ends_the_session_for_everyone() {
+    let server = TestServer::start().await;
+    let (ada, successor) = with_grace_over(&server).await;
+    let other = server.sign_in("ada").await;
+    let reply = sign_out_by_cookie(&server, &ada.token).await;
+    assert_eq!(set_cookies(&reply).len(), 1, "{reply:?}");
+    let reply = server.check(&successor).await;
+    reply.assert_problem(401, "session_ended");
+    assert_eq!(
+        (&reply.json["revoked_reason"], &reply.json["ended_by"]),
+        (&json!("token_reuse"), &json!("security"))
+    );
+    assert_eq!(server.check(&other.token).await.status, 200, "and no other");
+    let before = dump(&server).await;
+    sign_out_by_cookie(&server, &ada.token).await;
+    assert_unchanged(&before, &dump(&server).await);
+}
+
+#[tokio::test]
+async fn sign_out_by_a_token_after_its_grace_is_told_where_reuse_ends_nothing() {
+    let server =
+        TestServer::start_with(|config| default_app(config).on_token_reuse = OnTokenReuse::Notify).await;
+    let (ada, successor) = with_grace_over(&server).await;
+    sign_out_by_cookie(&server, &ada.token).await;
+    assert_eq!(told(&server, "session.suspicious"), 1);
+    assert_eq!(server.check(&successor).await.status, 200);
+}
+
+#[tokio::test]
+async fn sign_out_by_a_token_from_before_the_sign_in_ends_nothing() {
+    let server = TestServer::start().await;
+    let visit = server.create(json!({})).await;
+    let reply = authenticate(&server, &visit.id, json!({ "user_id": "ada" })).await;
+    let reply_to_old = sign_out_by_cookie(&server, &visit.token).await;
+    assert_eq!(set_cookies(&reply_to_old).len(), 1, "whatever it is, it goes");
+    let checked = server.check(&token_in(&reply)).await;
+    assert_eq!(checked.status, 200, "who planted a token ends nobody's session");
+}
+
+async fn sign_out_by_cookie(server: &TestServer, token: &str) -> Reply {
+    let request = server.delete("/v1/session").cookie(token).same_origin();
+    let reply = request.send().await;
+    assert_eq!(reply.status, 204, "{}", reply.text);
+    reply
+}
+
+#[tokio::test]
 async fn sign_in_keeps_id_and_data_and_starts_both_deadlines_anew() {
     let server = TestServer::start().await;
     let visit = server
