@@ -24,7 +24,6 @@ from measuring.servers import Programs, Server, Servers, wait_until
 from measuring.works import bearer
 
 MB = 1_000_000
-ROUND_SECS = 30
 # Caches fill, the first sessions expire, and the first rows are old enough to be deleted: then it is as it will be.
 SETTLING_SECS = 300
 SATURATING_SECS = 5
@@ -34,6 +33,8 @@ USERS = 2_000
 SHORT_IDLE_SECS = 60
 RETENTION_SECS = 120
 BACKUP_SECS = 60
+# Each with a backup in it: checks are slower beside one, and half of shorter rounds would have none.
+ROUND_SECS = BACKUP_SECS
 BACKUPS_KEPT = 3
 # Half of the core: a quarter for checks, and a quarter for creations, each of which is also ended, told of, copied and deleted, which
 # costs once or twice as much again. With a fifth of the creations' rate the core was 83 % busy, and p99 went by the host's whims.
@@ -173,7 +174,7 @@ def soak(servers: Servers, folder: Path, paced: Path, load_core: int, secs: int)
         cpu_share = (server.cpu_ticks() - server_ticks) / machine.TICKS_PER_SEC / (time.monotonic() - round_began)
         stolen_ms = 1000 * (machine.stolen_ticks(servers.core) - stolen_ticks) / machine.TICKS_PER_SEC
         samples.append(sample(server, database, time.monotonic() - began, rounds, cpu_share, stolen_ms))
-        if len(samples) % 4 == 0:
+        if len(samples) % 2 == 0:
             one = samples[-1]
             tell(f"{one.secs:.0f} s: p99 {one.check_p99_ms:.1f} ms, {one.resident / MB:.1f} MB, database {one.database / MB:.0f} MB")
     share = (server.cpu_ticks() - ticks) / machine.TICKS_PER_SEC / (time.monotonic() - began)
