@@ -347,7 +347,10 @@ impl Server {
         let (public, operator) = (public.map(Running::start), Running::start(operator));
         let (stop_sweeper, sweeper_stop) = watch::channel(false);
         let every = Duration::from_millis(config.sessions.flush_interval_ms);
-        let sweeper = tokio::spawn(sweeper::run(Arc::clone(&manager), every, sweeper_stop));
+        // What is old enough to be deleted, the server's configuration says: a command may be given another, and does nothing
+        // but what it is asked.
+        let sweeper = (mode != Mode::OperatorOnly)
+            .then(|| tokio::spawn(sweeper::run(Arc::clone(&manager), every, sweeper_stop)));
         let (stop_backups, backups_stop) = watch::channel(false);
         let backups = backups.map(|backups| tokio::spawn(backups.run(backups_stop)));
         let (stop_webhooks, webhooks_stop) = watch::channel(false);
@@ -388,7 +391,9 @@ impl Server {
         };
         tokio::join!(stop_public, operator.stop(), stop_deliveries, stop_backups);
         drop(stop_sweeper);
-        if sweeper.await.is_err() {
+        if let Some(sweeper) = sweeper
+            && sweeper.await.is_err()
+        {
             log::error!("the regular work had failed before the server stopped");
         }
         manager.close().await;

@@ -5,14 +5,22 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use rusqlite::Connection;
 use serde_json::json;
+use sessiond::clock::Clock;
+use sessiond::manager::SignIn;
+use sessiond::server::{Mode, Server, beside};
+use sessiond::session::AppName;
 use tempfile::{TempDir, tempdir};
+use tokio::sync::oneshot;
 
-use crate::harness::{PATIENCE, eventually, hold_snapshot, make_first_version, open_database};
+use crate::harness::{
+    PATIENCE, START, config_in, eventually, hold_snapshot, make_first_version, open_database,
+};
 use crate::process::{Process, Served, create_key, names_in, run, sessiond};
 
 fn a_directory() -> TempDir {
@@ -52,6 +60,50 @@ fn second_server_on_the_same_file_by_another_path_is_refused() {
     ] {
         serve_in_vain(dir.path(), "127.0.0.1:0", path).failed(1, &["another sessiond is running", path]);
     }
+}
+
+#[tokio::test]
+async fn command_without_a_server_deletes_nothing_that_it_is_not_asked_to() {
+    let dir = a_directory();
+    let mut config = config_in(dir.path());
+    config.sessions.flush_interval_ms = 1;
+    let database = config.database.path.clone();
+    let clock = Arc::new(Clock::manual(START));
+    let server = Server::bind(config, Mode::OperatorOnly, Arc::clone(&clock)).await;
+    let server = server.expect("it starts");
+    let manager = Arc::clone(server.manager());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(server.run(async { drop(stopped.await) }));
+    let app = AppName::default_app();
+    manager.create(&app, SignIn::default()).await.expect("a session");
+    clock.advance(Duration::from_secs(1_000 * 24 * 60 * 60));
+    let socket = beside(&database, ".sock");
+    let client = reqwest::Client::builder()
+        .unix_socket(socket)
+        .build()
+        .expect("a client");
+    // Regular work would have been done many times meanwhile.
+    for _ in 0..500 {
+        let answer = client
+            .get("http://localhost/readyz")
+            .send()
+            .await
+            .expect("an answer");
+        assert_eq!(answer.status(), 200);
+    }
+    drop((stop, client));
+    running.await.expect("no panic").expect("it stops in order");
+    let kept = |table: &str| -> u64 {
+        let count = format!("SELECT count(*) FROM {table}");
+        open_database(&database)
+            .query_row(&count, [], |row| row.get(0))
+            .expect("a number")
+    };
+    assert_eq!(
+        (kept("sessions"), kept("events")),
+        (1, 2),
+        "it began and was over"
+    );
 }
 
 #[test]
