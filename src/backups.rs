@@ -26,6 +26,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long after a failure another is tried, unless one is made more often anyway: long enough that a disk that is full is not
 /// filled all the time.
 const RETRY_MILLIS: u64 = 10 * 60 * 1_000;
+/// What became of one, as its metric has it.
+const MADE: &str = "made";
+const FAILED: &str = "failed";
 /// What the names end with.
 const EXTENSION: &str = ".db";
 
@@ -52,9 +55,14 @@ impl Backups {
         metrics: Arc<Metrics>,
     ) -> Option<Self> {
         let every_millis = i64::try_from(config.every_secs.saturating_mul(1_000)).unwrap_or(i64::MAX);
+        let folder = config.folder.clone()?;
+        // From the start on, so that whoever watches them sees the first failure, and that none is made.
+        for result in [MADE, FAILED] {
+            drop(metrics.backups.get_or_create(&[("result", result)]));
+        }
         Some(Self {
             database: database.to_owned(),
-            folder: config.folder.clone()?,
+            folder,
             every_millis,
             keep: config.keep,
             clock,
@@ -116,7 +124,7 @@ impl Backups {
         };
         match result {
             Ok((path, copied)) => {
-                self.count("made");
+                self.count(MADE);
                 log::info!(
                     "backup {}: {} sessions, {} events, {} bytes",
                     path.display(),
@@ -144,7 +152,7 @@ impl Backups {
     }
 
     fn try_later(&self) {
-        self.count("failed");
+        self.count(FAILED);
         let wait = self.every_millis.unsigned_abs().min(RETRY_MILLIS);
         self.retry_at
             .store(self.running_millis().saturating_add(wait), Ordering::Relaxed);

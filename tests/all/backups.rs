@@ -226,6 +226,24 @@ fn schedule_without_a_folder_is_none() {
     assert!(Backups::new(Path::new("s.db"), &config, clock, Arc::new(Metrics::new())).is_none());
 }
 
+#[test]
+fn both_results_are_counted_from_the_start_on() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = BackupConfig {
+        folder: Some(dir.path().to_owned()),
+        every_secs: HOUR,
+        keep: 1,
+    };
+    let (clock, metrics) = (Arc::new(Clock::manual(START)), Arc::new(Metrics::new()));
+    let backups = Backups::new(Path::new("s.db"), &config, clock, Arc::clone(&metrics));
+    assert!(backups.is_some());
+    let text = metrics.render();
+    for result in ["made", "failed"] {
+        let line = format!("sessiond_backups_total{{result=\"{result}\"}} 0\n");
+        assert!(text.contains(&line), "{text}");
+    }
+}
+
 #[tokio::test]
 async fn server_makes_the_first_backup_by_itself_and_counts_it() {
     let dir = tempfile::tempdir().expect("a directory");
