@@ -251,6 +251,9 @@ fn read_app(layers: &mut Layers, name: &str) -> AppConfig {
         }
     }
     check_anonymous_timeout(layers, name, &app, anonymous_default);
+    // What is kept, and printed, is what is in force.
+    let pause = app.anonymous_idle_timeout_secs;
+    app.anonymous_idle_timeout_secs = pause.min(app.idle_timeout_secs).min(app.absolute_timeout_secs);
     app
 }
 

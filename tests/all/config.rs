@@ -931,8 +931,8 @@ fn only_a_pause_of_ones_own_for_visitors_can_contradict_the_absolute_timeout() {
         let config = load(&short);
         assert_eq!(
             config.apps[&self::app(app)].anonymous_idle_timeout_secs,
-            86_400,
-            "cut for each session instead"
+            100,
+            "what is printed is what is in force"
         );
         load(&format!("{short}anonymous_idle_timeout_secs = 100"));
         assert_told(
@@ -943,6 +943,19 @@ fn only_a_pause_of_ones_own_for_visitors_can_contradict_the_absolute_timeout() {
             ),
         );
     }
+}
+
+#[test]
+fn pause_of_visitors_is_no_longer_than_that_of_anybody() {
+    let config =
+        load("[apps.default]\npreset = \"aal3\"\nanonymous = true\n[apps.shop]\nidle_timeout_secs = 700");
+    let pause = |app: &str| config.apps[&self::app(app)].anonymous_idle_timeout_secs;
+    assert_eq!((pause("default"), pause("shop")), (900, 700));
+    let own = "[apps.shop]\nidle_timeout_secs = 700\nanonymous_idle_timeout_secs = 600";
+    assert_eq!(
+        load(own).apps[&self::app("shop")].anonymous_idle_timeout_secs,
+        600
+    );
 }
 
 #[test]
