@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Failure;
+use super::check::tell_unfinished_restore;
 use super::output::{self, OutputError};
 use crate::clock::Clock;
 use crate::server::{DatabaseLock, StartError, beside};
@@ -20,6 +21,7 @@ pub(super) enum BackupError {
 
 /// Makes the copy, and prints what is in it.
 pub(super) fn run(database: &Path, file: &Path) -> Result<(), Failure> {
+    tell_unfinished_restore(database);
     let copied = back_up(database, file, &Arc::default()).map_err(BackupError::from)?;
     for fault in copied.faults {
         output::say(format_args!(
@@ -46,6 +48,8 @@ pub(super) async fn restore(database: &Path, file: &Path, keep_sessions: bool) -
     let lock = DatabaseLock::take(database).map_err(BackupError::from)?;
     // Where it really is: what takes its place must not take that of a link.
     let database = beside(database, "");
+    // Made by the administrator it would keep the server out, whose the rest is.
+    sqlite::give_to_owner_of(&database, &beside(&database, ".lock"))?;
     let restored = sqlite::restore(file, &database, sessions, &Clock::system())
         .await
         .map_err(BackupError::from)?;

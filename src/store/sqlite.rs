@@ -56,7 +56,9 @@ use crate::webhook::WebhookId;
 use writer::Writer;
 
 pub use backup::{BackupError, Copied, back_up};
-pub use restore::{Restored, RestoredSessions, finish_restore, is_restore_unfinished, restore};
+pub use restore::{
+    Restored, RestoredSessions, finish_restore, give_to_owner_of, is_restore_unfinished, restore,
+};
 pub use soundness::{Soundness, examine_soundness};
 
 /// Marks a file as this program's ("sess" in ASCII); see `PRAGMA application_id`.

@@ -343,6 +343,28 @@ async fn restore_that_died_once_the_copy_was_ready_is_finished_by_the_next_start
 }
 
 #[tokio::test]
+async fn check_and_backup_warn_of_a_restore_that_died_and_leave_it() {
+    let past = past().await;
+    past.restore().exited(0);
+    let (database, kept) = (past.dir().join("s.db"), kept_in(past.dir()).remove(0));
+    let ready = kept
+        .to_str()
+        .expect("UTF-8")
+        .replace("before-restore", "restored");
+    let warns = |code: i32, copy: &str| {
+        for command in [&["check"][..], &["backup", copy]] {
+            let arguments = command.iter().copied().chain(["--database", "s.db"]);
+            run(past.dir(), arguments).failed(code, &["restoring a backup was interrupted"]);
+        }
+    };
+    fs::rename(&database, &ready).expect("moved back");
+    warns(1, "none.db");
+    fs::rename(&kept, &database).expect("moved back");
+    warns(0, "other.db");
+    assert!(Path::new(&ready).exists());
+}
+
+#[tokio::test]
 async fn restore_that_died_while_no_database_was_there_is_finished_by_the_next_command() {
     let past = past().await;
     std::os::unix::fs::symlink("s.db", past.dir().join("link.db")).expect("made");

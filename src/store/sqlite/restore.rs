@@ -212,15 +212,15 @@ async fn end_in_each(store: &SqliteStore, apps: Vec<AppName>, clock: &Clock) -> 
     Ok(ended)
 }
 
-/// Whoever could use the old database, or, if there is none, has its folder, can use the new one, also if it is the
+/// Whoever could use the old database, or, if there is none, has its folder, can use this file, also if it is the
 /// administrator who restores it.
-fn give_to_owner_of(database: &Path, copy: &Path) -> io::Result<()> {
+pub fn give_to_owner_of(database: &Path, file: &Path) -> io::Result<()> {
     let old = std::fs::metadata(database).or_else(|_| std::fs::metadata(folder_of(database)))?;
-    let new = std::fs::metadata(copy)?;
+    let new = std::fs::metadata(file)?;
     if (old.uid(), old.gid()) == (new.uid(), new.gid()) {
         return Ok(());
     }
-    std::os::unix::fs::chown(copy, Some(old.uid()), Some(old.gid()))
+    std::os::unix::fs::chown(file, Some(old.uid()), Some(old.gid()))
 }
 
 /// Declares the copy ready, and gives it its place.
