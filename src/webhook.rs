@@ -147,6 +147,16 @@ impl WebhookUrl {
         }
     }
 
+    /// Whether it leads to this machine, as its text says.
+    pub fn is_loopback(&self) -> bool {
+        match (self.literal_address(), self.0.host_str()) {
+            (Some(address), _) => address.to_canonical().is_loopback(),
+            // These lead nowhere else (RFC 6761, section 6.3).
+            (None, Some(host)) => host == "localhost" || host.ends_with(".localhost"),
+            (None, None) => false,
+        }
+    }
+
     /// What may be shown to whoever sees a configuration: what follows is often a secret between two.
     pub fn without_query(&self) -> String {
         let mut url = self.0.clone();
@@ -372,6 +382,29 @@ mod tests {
 
     fn wait(failed: &FailedAttempt, random: u32) -> Option<i64> {
         next_attempt(failed, random).map(|at| at.millis_since(failed.now))
+    }
+
+    #[test]
+    fn url_leads_to_this_machine_if_its_host_can_be_nothing_else() {
+        for (host, expected) in [
+            ("127.0.0.1:8080", true),
+            ("127.9.9.9", true),
+            ("2130706433", true),
+            ("[::1]", true),
+            ("[::ffff:127.0.0.1]", true),
+            ("localhost", true),
+            ("LOCALHOST:1", true),
+            ("hooks.localhost", true),
+            ("notlocalhost", false),
+            ("localhost.example.com", false),
+            ("127.0.0.1.example.com", false),
+            ("10.0.0.1", false),
+            ("0.0.0.0", false),
+            ("[2001:db8::1]", false),
+        ] {
+            let url = WebhookUrl::parse(&format!("http://{host}/x"), Reach::Everything).expect("a URL");
+            assert_eq!(url.is_loopback(), expected, "{host}");
+        }
     }
 
     #[test]

@@ -34,6 +34,14 @@ pub(super) async fn run(common: &Common, listen: Option<SocketAddr>) -> Result<(
     }
     // Its address is this machine, and its cookie one for HTTP.
     config.server.tls = None;
+    // Whoever is at the other end would take the sample people for real ones.
+    config.webhooks.named.retain(|name, webhook| {
+        let is_kept = webhook.url.is_loopback();
+        if !is_kept {
+            log::warn!("nothing is sent to the webhook {name} of the configuration, as it leads away from this machine");
+        }
+        is_kept
+    });
     let base_path = config.server.base_path.clone();
     for app in config.apps.values_mut() {
         app.cookie.profile = CookieProfile::Loopback;
