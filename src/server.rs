@@ -55,7 +55,7 @@ pub enum Mode {
     Serve,
     /// Both, with the routes and the guard of `sessiond dev`.
     Dev,
-    /// The operator socket alone, for a command while no server runs.
+    /// An operator socket alone, for one command while no server runs.
     OperatorOnly,
 }
 
@@ -63,7 +63,9 @@ pub enum Mode {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Another process has the database.
-    #[error("another sessiond is running on the database {0}; stop it first, or use another --database")]
+    #[error(
+        "another sessiond is running on the database {0}, a server or a command; stop it first, or use another --database"
+    )]
     Locked(PathBuf),
     /// The lock file cannot be used.
     #[error("cannot lock the database by {path}: {source}")]
@@ -207,6 +209,7 @@ pub struct Server {
     certificate: Option<Arc<Certificate>>,
     socket: OperatorSocket,
     lock: DatabaseLock,
+    has_key: bool,
 }
 
 impl Server {
@@ -238,9 +241,17 @@ impl Server {
         };
         let sqlite = Arc::new(SqliteStore::open(&options)?);
         let store = Arc::clone(&sqlite) as Arc<dyn SessionStore>;
+        let has_key = key.is_some() || is_new || mode != Mode::OperatorOnly;
         let key = match key {
             Some(key) => key,
-            None => make_key(&key_file, is_new)?,
+            None if has_key => make_key(&key_file, is_new)?,
+            None => {
+                log::warn!(
+                    "there is no key file {}; if the server's is elsewhere, give its --config here too",
+                    key_file.display()
+                );
+                ServerKey::random()
+            }
         };
         if let Some(stored) = store.high_water().await?
             && mode == Mode::Serve
@@ -282,11 +293,19 @@ impl Server {
             sealer,
             reach: config.webhooks.reach(),
         });
-        let socket = OperatorSocket::bind(&database)?;
+        let socket = OperatorSocket::bind(&database, mode)?;
         // Last, as a server that cannot start changes nothing. A command may be given another configuration than the
         // server, and is not the place to change what that names.
         if mode != Mode::OperatorOnly {
             webhooks.apply(&config.webhooks.named).await?;
+            match webhooks.count_unopened().await? {
+                0 => {}
+                count => log::warn!(
+                    "{count} webhook(s) get nothing, as their secrets cannot be opened with the key file {}: put the one \
+                     there that this database was served with, or rotate their secrets",
+                    key_file.display()
+                ),
+            }
         }
         Ok(Self {
             config,
@@ -298,7 +317,19 @@ impl Server {
             certificate,
             socket,
             lock,
+            has_key,
         })
+    }
+
+    /// Where its operator plane is reached.
+    pub fn socket(&self) -> &Path {
+        &self.socket.path
+    }
+
+    /// Whether it has the key of its database. A command makes none where a server has run: that may have been given another
+    /// place for it, and what a wrong key seals the right one does not open.
+    pub fn has_key(&self) -> bool {
+        self.has_key
     }
 
     /// The sessions.
@@ -328,6 +359,7 @@ impl Server {
             certificate,
             socket,
             lock,
+            has_key: _,
         } = self;
         let state = |plane, is_dev| {
             let (manager, webhooks) = (Arc::clone(&manager), Arc::clone(&webhooks));
@@ -465,8 +497,17 @@ struct OperatorSocket {
 impl OperatorSocket {
     /// Makes the socket. It appears under its name with its mode already set: it is bound in a folder that nobody
     /// else can enter, and moved. What stands there is left from a server that died, as the lock is ours.
-    fn bind(database: &Path) -> Result<Self, StartError> {
-        let path = beside(database, ".sock");
+    ///
+    /// A command has another name for its own: who comes by that of the server finds none, and waits, rather than one that is
+    /// about to end.
+    fn bind(database: &Path, mode: Mode) -> Result<Self, StartError> {
+        let (path, other) = match mode {
+            Mode::Serve | Mode::Dev => (".sock", ".cli"),
+            Mode::OperatorOnly => (".cli", ".sock"),
+        };
+        let (path, other) = (beside(database, path), beside(database, other));
+        // Left too.
+        let _ = std::fs::remove_file(other);
         let folder = beside(database, SOCKET_FOLDER);
         let make = || {
             if path.as_os_str().len() > SOCKET_PATH_LEN_MAX {

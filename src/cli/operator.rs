@@ -1,6 +1,7 @@
 //! The command line's way to the sessions: the operator socket of the running server, or one of its own.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -18,6 +19,9 @@ use crate::session::AppName;
 
 /// How long one call may take: a bulk ending of 10,000 sessions on a slow disk.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a database is looked at that somebody else has and yet nobody serves: five seconds, in which a command is done.
+const LOCK_LOOKS_MAX: u32 = 100;
+const LOCK_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why a call did not work.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +35,10 @@ pub(super) enum OperatorError {
     Unreachable(#[from] reqwest::Error),
     #[error("cannot read the server's answer: {0}")]
     Unreadable(serde_json::Error),
+    #[error(
+        "without the server's key file no secret can be kept; give the --config that names it, or start the server first"
+    )]
+    NoKey,
 }
 
 /// A connection to the operator plane.
@@ -41,6 +49,7 @@ pub(super) struct Operator {
 }
 
 struct OwnServer {
+    has_key: bool,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), StartError>>,
 }
@@ -59,20 +68,32 @@ impl Operator {
     pub(super) async fn reach(config: Config, missing: Missing) -> Result<Self, Failure> {
         let socket = beside(&config.database.path, ".sock");
         let client = client(&socket)?;
-        if answers(&client).await {
-            return Ok(Self { client, own: None });
-        }
-        if missing == Missing::Refuse {
-            require_database(&config.database.path)?;
-        }
-        let server = Server::bind(config, Mode::OperatorOnly, std::sync::Arc::new(Clock::system())).await?;
+        let mut looks = 0;
+        let server = loop {
+            if answers(&client).await {
+                return Ok(Self { client, own: None });
+            }
+            if missing == Missing::Refuse {
+                require_database(&config.database.path)?;
+            }
+            let clock = Arc::new(Clock::system());
+            match Server::bind(config.clone(), Mode::OperatorOnly, clock).await {
+                Ok(server) => break server,
+                // Another command, or a server that starts or stops.
+                Err(StartError::Locked(_)) if looks < LOCK_LOOKS_MAX => looks += 1,
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(LOCK_LOOK_INTERVAL).await;
+        };
+        let client = self::client(server.socket())?;
+        let has_key = server.has_key();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(server.run(async {
             let _ = stopped.await; // dropped without a word is a stop too
         }));
         Ok(Self {
             client,
-            own: Some(OwnServer { stop, task }),
+            own: Some(OwnServer { has_key, stop, task }),
         })
     }
 
@@ -91,6 +112,14 @@ impl Operator {
     /// Whether no server was running.
     pub(super) fn is_own(&self) -> bool {
         self.own.is_some()
+    }
+
+    /// Refuses what would keep a secret, if the key that it is sealed with is not at hand.
+    pub(super) fn require_key(&self) -> Result<(), OperatorError> {
+        match &self.own {
+            Some(own) if !own.has_key => Err(OperatorError::NoKey),
+            _ => Ok(()),
+        }
     }
 
     /// Opens a stream of events, which lasts until the server or whoever started this ends it.

@@ -115,6 +115,7 @@ impl Webhooks {
                 description,
                 app,
             } => {
+                operator.require_key()?;
                 let body = json!({ "url": url, "types": types, "description": description });
                 let made = operator.post(&["v1", "webhooks"], &app.app, &body).await?;
                 print_secret(&made, &app.app, "")?;
@@ -134,6 +135,7 @@ impl Webhooks {
             Self::Pause { id, app } => set_paused(operator, &id, &app, true).await?,
             Self::Resume { id, app } => set_paused(operator, &id, &app, false).await?,
             Self::Rotate { id, app } => {
+                operator.require_key()?;
                 let path = &["v1", "webhooks", &id, "rotate-secret"];
                 let rotated = operator.post(path, &app.app, &json!({})).await?;
                 let before = ". The secret from before signs beside it for a day, or until then";

@@ -503,6 +503,13 @@ impl Webhooks {
         Ok(())
     }
 
+    /// How many cannot be delivered to, as the key that opens their secrets is another one.
+    pub async fn count_unopened(&self) -> Result<usize, Error> {
+        let records = self.store.list_webhooks(None).await?;
+        let opened = records.into_iter().map(|record| self.open(record));
+        Ok(opened.filter(|webhook| webhook.secret.is_none()).count())
+    }
+
     async fn apply_change(&self, before: &WithSecrets, config: &WebhookConfig) -> Result<(), Error> {
         let is_other = before.secret.as_ref() != Some(&config.secret);
         let rotation = is_other.then(|| self.rotation(before, &config.secret));

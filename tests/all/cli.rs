@@ -588,6 +588,66 @@ fn webhook_s_secret_that_could_not_be_printed_is_had_by_the_command_that_the_err
     }
 }
 
+#[test]
+fn command_keeps_no_secret_without_the_key_of_the_server() {
+    let dir = a_directory();
+    create_key(dir.path());
+    let url = "https://hooks.example.com/";
+    on(dir.path(), &["webhooks", "add", url]).exited(0);
+    let id = id_of(&on(dir.path(), &["webhooks", "list"]).exited(0), url);
+    let (key, elsewhere) = (dir.path().join("s.db.key"), dir.path().join("server.key"));
+    std::fs::rename(&key, &elsewhere).expect("moved");
+    for command in [&["webhooks", "add", url][..], &["webhooks", "rotate", &id]] {
+        on(dir.path(), command).failed(1, &["s.db.key", "--config", "no secret can be kept"]);
+    }
+    let listed = on(dir.path(), &["webhooks", "list"]);
+    assert!(
+        listed.stderr.contains("there is no key file s.db.key"),
+        "{listed:?}"
+    );
+    assert_eq!(listed.exited(0).matches(url).count(), 1);
+    assert!(!key.exists(), "none is made");
+    let mut command = sessiond(dir.path(), ["webhooks", "list", "--database", "s.db"]);
+    command.env("SESSIOND_SERVER__KEY_FILE", "server.key");
+    let listed = Process::spawn(command).finish().exited(0);
+    assert!(listed.contains("active"), "{listed}");
+}
+
+#[test]
+fn server_with_another_key_says_that_webhooks_get_nothing() {
+    let dir = a_directory();
+    create_key(dir.path());
+    on(dir.path(), &["webhooks", "add", "https://hooks.example.com/"]).exited(0);
+    let server = Served::serve(dir.path());
+    assert!(
+        !server.process.stderr.seen.contains("webhook(s)"),
+        "{}",
+        server.process.stderr.seen
+    );
+    server.stop().exited(0);
+    std::fs::write(dir.path().join("s.db.key"), [7; 32]).expect("written");
+    let server = Served::serve(dir.path());
+    let words = "1 webhook(s) get nothing, as their secrets cannot be opened with the key file s.db.key";
+    assert!(
+        server.process.stderr.seen.contains(words),
+        "{}",
+        server.process.stderr.seen
+    );
+    server.stop().exited(0);
+}
+
+#[test]
+fn commands_without_a_server_wait_for_each_other() {
+    let dir = a_directory();
+    create_key(dir.path());
+    let list = || Process::spawn(sessiond(dir.path(), ["keys", "list", "--database", "s.db"]));
+    let lists: Vec<Process> = (0..8).map(|_| list()).collect();
+    for list in lists {
+        let listed = list.finish().exited(0);
+        assert!(listed.contains("test"), "{listed}");
+    }
+}
+
 // The configuration.
 
 #[test]
@@ -650,6 +710,11 @@ fn loopback_cookie_is_refused_by_serve() {
     Process::spawn(command)
         .finish()
         .failed(2, &["[apps.default.cookie] profile", "sessiond dev"]);
+    let mut command = sessiond(dir.path(), ["config", "check"]);
+    command.env("SESSIOND_APPS__DEFAULT__COOKIE__PROFILE", "loopback");
+    let checked = Process::spawn(command).finish();
+    assert!(checked.stderr.contains("`serve` refuses it"), "{checked:?}");
+    assert!(checked.exited(0).contains("profile = \"loopback\""));
     assert!(names_in(dir.path()).is_empty());
 }
 

@@ -77,7 +77,7 @@ async fn command_without_a_server_deletes_nothing_that_it_is_not_asked_to() {
     let app = AppName::default_app();
     manager.create(&app, SignIn::default()).await.expect("a session");
     clock.advance(Duration::from_secs(1_000 * 24 * 60 * 60));
-    let socket = beside(&database, ".sock");
+    let socket = beside(&database, ".cli");
     let client = reqwest::Client::builder()
         .unix_socket(socket)
         .build()
@@ -644,6 +644,30 @@ fn dev_refuses_an_address_that_others_can_reach() {
         run(dir.path(), ["dev", "--listen", address]).failed(2, &["loopback", address, "sessiond serve"]);
     }
     assert!(names_in(dir.path()).is_empty());
+}
+
+#[test]
+fn dev_sends_sample_events_to_webhooks_on_this_machine_only() {
+    let dir = a_directory();
+    let webhook = |name: &str, url: &str| {
+        let secret = "whsec_c2Vzc2lvbmQtZXhhbXBsZS1kby1ub3QtdXNlLXRoaXM=";
+        format!("[webhooks.{name}]\nurl = \"{url}\"\nsecret = \"{secret}\"\n")
+    };
+    // Nobody listens on the first one's port.
+    let file = webhook("near", "http://localhost:1/") + &webhook("far", "https://far.example.com/");
+    std::fs::write(dir.path().join("c.toml"), file).expect("written");
+    let mut dev = Served::start(sessiond(
+        dir.path(),
+        ["dev", "--listen", "127.0.0.1:0", "--config", "c.toml"],
+    ));
+    dev.process.stderr.until("nothing is sent to the webhook far");
+    let listed = run(
+        dir.path(),
+        ["webhooks", "list", "--database", "sessiond-dev/sessiond.db"],
+    );
+    let listed = listed.exited(0);
+    assert!(listed.contains("near") && !listed.contains("far"), "{listed}");
+    dev.stop().exited(0);
 }
 
 fn version_of(database: &Path) -> i64 {
