@@ -158,7 +158,7 @@ enum Status {
 
 #[derive(Debug, Subcommand)]
 enum Sessions {
-    /// List sessions, newest first
+    /// List the sessions of users, newest first; those of visitors are not among them
     List {
         /// Only this user's
         #[arg(long, value_name = "USER")]
@@ -190,7 +190,7 @@ enum Sessions {
 
 #[derive(Debug, Subcommand)]
 enum Users {
-    /// Show a user's settings and sessions
+    /// Show a user's settings, and how many sessions are active
     Show {
         /// The user's id
         user: String,
@@ -379,7 +379,13 @@ impl Command {
             }
             What::Check => check::run(&self.common.load(None)?.database.path),
             What::Config(ConfigCommand::Check) => {
-                output::text(self.common.load(None)?.to_toml())?;
+                let config = self.common.load(None)?;
+                output::text(config.to_toml())?;
+                if let Err(refused) = config.check_for_serving() {
+                    output::say(format_args!(
+                        "For `sessiond dev` alone, as `serve` refuses it: {refused}"
+                    ));
+                }
                 Ok(())
             }
             What::Policy(command) => Ok(command.run(&self.common.load(None)?)?),
