@@ -386,10 +386,16 @@ pub async fn edge(
             }
             None => Problem::internal(error.to_string()),
         };
-        if let Some(cause) = problem.cause() {
+        if let Some(cause) = problem.cause()
+            && let Some(left_out) = state.rate_limits.failures.take_line()
+        {
             let operation = operation(response.request());
+            let before = match left_out {
+                0 => String::new(),
+                count => format!(" ({count} more before it)"),
+            };
             log::error!(
-                "{operation} was answered with {}: {cause} request_id={}",
+                "{operation} was answered with {}: {cause} request_id={}{before}",
                 problem.code().as_str(),
                 id.as_str()
             );

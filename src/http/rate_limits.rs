@@ -21,6 +21,7 @@
 
 use std::hash::Hash;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ const TOLD_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// Events of wrong credentials in an hour, from however many addresses, and as many more at once: each is a row of some 300
 /// bytes, so that those of a month have 13 MB.
 const TOLD_PER_HOUR: NonZeroU32 = NonZeroU32::new(60).expect("it is more than 0");
+/// Lines about failed requests in a second; of more the log has the number.
+const FAILURE_LINES_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).expect("it is more than 0");
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -64,6 +67,8 @@ pub struct RateLimits {
     unauthenticated: Option<Limit<String>>,
     wrong: Option<Limit<String>>,
     guesses: Guesses,
+    /// Lines in the log.
+    pub failures: FailureLines,
 }
 
 impl RateLimits {
@@ -87,6 +92,34 @@ impl RateLimits {
                 metrics,
             ),
             guesses: Guesses::new(clock),
+            failures: FailureLines::new(clock),
+        }
+    }
+}
+
+/// How often the log tells of a request that failed: on a full disk every change does, and the log may be on that disk.
+pub struct FailureLines {
+    limiter: Limiter<InMemoryState>,
+    left_out: AtomicU64,
+}
+
+impl FailureLines {
+    fn new(clock: &Arc<Clock>) -> Self {
+        let quota = Quota::per_second(FAILURE_LINES_PER_SECOND);
+        Self {
+            limiter: RateLimiter::new(quota, InMemoryState::default(), RunningTime(Arc::clone(clock))),
+            left_out: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether one more line may be written; if so, how many were left out since the last one.
+    pub fn take_line(&self) -> Option<u64> {
+        match self.limiter.check() {
+            Ok(_) => Some(self.left_out.swap(0, Ordering::Relaxed)),
+            Err(_) => {
+                self.left_out.fetch_add(1, Ordering::Relaxed);
+                None
+            }
         }
     }
 }
@@ -442,6 +475,19 @@ mod tests {
         assert!(is_refused(&limit, "0"));
         assert!(!is_refused(&limit, "1"));
         assert_eq!(limit.limiter.into_state_store().lock().len(), SPENDERS_MAX);
+    }
+
+    #[test]
+    fn failures_beyond_twenty_a_second_are_counted_and_told_with_the_next() {
+        let clock = Arc::new(Clock::manual(Timestamp::from_millis(0)));
+        let failures = FailureLines::new(&clock);
+        for _ in 0..20 {
+            assert_eq!(failures.take_line(), Some(0));
+        }
+        assert_eq!((failures.take_line(), failures.take_line()), (None, None));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(failures.take_line(), Some(2));
+        assert_eq!(failures.take_line(), Some(0));
     }
 
     #[test]

@@ -672,6 +672,27 @@ async fn refusal_speaks_of_no_cookie_where_none_was_sent() {
     assert!(!detail.contains("cookie"), "{detail}");
 }
 
+#[tokio::test]
+async fn cookie_whose_name_begins_with_another_space_is_not_ours() {
+    let server = TestServer::start().await;
+    let (ada, eve) = (server.sign_in("ada").await, server.sign_in("eve").await);
+    for space in ["\u{85}", "\u{a0}", "\u{2000}", "\u{2028}", "\u{3000}"] {
+        let planted = format!("{space}__Host-session={}", eve.token);
+        for (cookies, answer) in [
+            (planted.clone(), None),
+            (format!("__Host-session={}; {planted}", ada.token), Some("ada")),
+            (format!("{planted};\t __Host-session={} ", ada.token), Some("ada")),
+        ] {
+            let request = server.get("/v1/session").header("cookie", &cookies);
+            let reply = request.send().await;
+            match answer {
+                None => reply.assert_problem(401, "no_session"),
+                Some(user) => assert_eq!(reply.json["user_id"], user, "{cookies:?}: {}", reply.text),
+            }
+        }
+    }
+}
+
 /// So many cookies of our name before a session's own.
 fn behind(others: usize, other: impl Fn(usize) -> String, token: &str) -> String {
     let others: Vec<String> = (0..others)
