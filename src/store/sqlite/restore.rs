@@ -215,12 +215,18 @@ async fn end_in_each(store: &SqliteStore, apps: Vec<AppName>, clock: &Clock) -> 
 /// Whoever could use the old database, or, if there is none, has its folder, can use this file, also if it is the
 /// administrator who restores it.
 pub fn give_to_owner_of(database: &Path, file: &Path) -> io::Result<()> {
-    let old = std::fs::metadata(database).or_else(|_| std::fs::metadata(folder_of(database)))?;
+    let replaced = std::fs::metadata(database);
+    let is_replacing = replaced.is_ok();
+    let old = replaced.or_else(|_| std::fs::metadata(folder_of(database)))?;
     let new = std::fs::metadata(file)?;
     if (old.uid(), old.gid()) == (new.uid(), new.gid()) {
         return Ok(());
     }
-    std::os::unix::fs::chown(file, Some(old.uid()), Some(old.gid()))
+    match std::os::unix::fs::chown(file, Some(old.uid()), Some(old.gid())) {
+        // In a folder that others let them write in, as /tmp is, people have files of their own.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_replacing => Ok(()),
+        changed => changed,
+    }
 }
 
 /// Declares the copy ready, and gives it its place.
