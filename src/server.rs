@@ -284,6 +284,15 @@ impl Server {
             ),
             Mode::Dev | Mode::OperatorOnly => None,
         };
+        if let Some(folder) = config.backup.folder.as_deref()
+            && backups.is_some()
+            && lies_in(&key_file, folder)
+        {
+            log::warn!(
+                "the key file {} lies among the backups, so that whoever has one has both; give it another [server] key_file",
+                key_file.display()
+            );
+        }
         let webhooks = Webhooks::new(Parts {
             store: sqlite,
             events: store,
@@ -457,6 +466,14 @@ fn finish_interrupted_restore(database: &Path) -> Result<(), StartError> {
 }
 
 /// Makes the key of a database; of one that was there before, with a word about what is lost.
+/// Whether a file is in this folder itself, whatever links lead to either.
+fn lies_in(file: &Path, folder: &Path) -> bool {
+    match (std::fs::canonicalize(file), std::fs::canonicalize(folder)) {
+        (Ok(file), Ok(folder)) => file.parent() == Some(folder.as_path()),
+        _ => false,
+    }
+}
+
 fn make_key(path: &Path, is_new: bool) -> Result<ServerKey, KeyFileError> {
     let key = key_file::load_or_make(path)?;
     if !is_new {

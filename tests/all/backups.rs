@@ -263,6 +263,23 @@ async fn server_makes_the_first_backup_by_itself_and_counts_it() {
     assert_eq!(names_in(&dir.path().join("backups")).len(), 1);
 }
 
+#[test]
+fn key_file_among_the_backups_is_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::create_dir(dir.path().join("backups")).expect("made");
+    std::os::unix::fs::symlink("backups", dir.path().join("link")).expect("made");
+    for (key_file, is_told) in [("backups/s.key", true), ("link/s.key", true), ("s.key", false)] {
+        let arguments = ["serve", "--listen", "127.0.0.1:0", "--database", "s.db"];
+        let mut command = sessiond(dir.path(), arguments);
+        command.env("SESSIOND_BACKUP__FOLDER", "backups");
+        command.env("SESSIOND_SERVER__KEY_FILE", key_file);
+        let finished = Served::start(command).stop();
+        let words = format!("the key file {key_file} lies among the backups");
+        assert_eq!(finished.stderr.contains(&words), is_told, "{finished:?}");
+        finished.exited(0);
+    }
+}
+
 #[tokio::test]
 async fn dev_makes_none_as_its_clock_is_moved_and_its_name_is_another_server_s() {
     let dir = tempfile::tempdir().expect("a directory");
