@@ -465,7 +465,6 @@ fn finish_interrupted_restore(database: &Path) -> Result<(), StartError> {
     }
 }
 
-/// Makes the key of a database; of one that was there before, with a word about what is lost.
 /// Whether a file is in this folder itself, whatever links lead to either.
 fn lies_in(file: &Path, folder: &Path) -> bool {
     match (std::fs::canonicalize(file), std::fs::canonicalize(folder)) {
@@ -474,6 +473,7 @@ fn lies_in(file: &Path, folder: &Path) -> bool {
     }
 }
 
+/// Makes the key of a database; of one that was there before, with a word about what is lost.
 fn make_key(path: &Path, is_new: bool) -> Result<ServerKey, KeyFileError> {
     let key = key_file::load_or_make(path)?;
     if !is_new {
