@@ -173,7 +173,8 @@ pub async fn renew_token(request: HttpRequest, state: StateData) -> Result<HttpR
 /// Signs out: ends the session of the token, and clears the cookie if it came by one.
 ///
 /// Missing, unknown and ended tokens are fine too, unless unknown ones come too often. One that was replaced by a renewal, and
-/// is past its grace, ends the session like a renewal of it (`token_reuse`). If the ending cannot be made durable it is 503, and the cookie stays.
+/// is past its grace, ends the session like a renewal of it (`token_reuse`). If the ending cannot be made durable it is 503, and
+/// the cookie stays.
 #[utoipa::path(
     delete, path = "/v1/session", tag = "token", security((), ("session_token" = []), ("session_cookie" = [])),
     params(AppParams),
